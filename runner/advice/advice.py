@@ -126,7 +126,7 @@ def _still_rising(state: RunState) -> Iterator[Advice]:
 
 
 def _padding(state: RunState) -> Iterator[Advice]:
-    if _measured(state) and state.padding_waste > PADDING_WASTE:
+    if _measured(state) and (state.padding_waste or 0.0) > PADDING_WASTE:
         cure = "a smaller batch size wastes less"
         if state.config is not None and state.config.order == "input":
             cure = "--order length puts like lengths together"

@@ -119,7 +119,7 @@ class _Evidence:
             case "memory bandwidth":
                 return Verdict(kind=kind, evidence=shown, cure=full or "a larger batch reads the weights less often")
             case "uneven lengths":
-                waste = f"{self._case.padding_waste:.0%} of the token slots hold no token"
+                waste = f"{self._case.padding_waste or 0.0:.0%} of the token slots hold no token"
                 return Verdict(kind=kind, evidence=_joined(waste, shown), cure="a smaller batch size wastes less")
             case "the power limit":
                 lowered = known_mean(load.capped for load in self._loads)

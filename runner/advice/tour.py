@@ -98,7 +98,7 @@ def begin(state: RunState) -> Move:
     tour = Tour(
         ranks=len(state.ranks),
         on_cpu=all(rank.device == "cpu" for rank in state.ranks),
-        continuous=state.continuous,
+        continuous=state.continuous and not state.stepwise,
         start=here,
         now=here,
         before=here,

@@ -45,7 +45,7 @@ def why_no_tour(state: RunState) -> str | None:
         return "the search for the best batch size is running"
     if state.paused is not None:
         return "the run is paused"
-    if state.continuous and len(state.ranks) == 1:
+    if state.continuous and not state.stepwise and len(state.ranks) == 1:
         return "there is only one rank, and the continuous engine uses batch size differently"
     for rank in state.ranks:
         if rank.cap is not None and rank.cap < state.batch_size:

@@ -1,8 +1,8 @@
-"""What both engines share: a loaded model with tokenizer and generation config, and the records of its answers.
+"""What all engines share: a loaded model with tokenizer and generation config, and the records of its answers.
 
-Knows transformers and the device; knows no ranks, sockets or queues, and leaves generating to `runner.engine.static`
-and `runner.engine.continuous`. Clocks are read only after the device is synchronised. A prompt that cannot be answered
-(too long, no chat template) gets an error record and does not affect the others.
+Knows transformers and the device; knows no ranks, sockets or queues, and leaves generating to `runner.engine.static`,
+`runner.engine.continuous` and `runner.engine.vllm`. Clocks are read only after the device is synchronised. A prompt
+that cannot be answered (too long, no chat template) gets an error record and does not affect the others.
 """
 
 import abc
@@ -56,6 +56,12 @@ class Engine(abc.ABC):
     """A model on its device. Subclasses implement `_generate` and `_closes_after`, and have a `name`."""
 
     name = ""
+
+    context_is = "the model's context"
+    """What `context_tokens` are the tokens of, in words."""
+
+    broken = False
+    """Whether it can generate nothing more, and another process has to take its place."""
 
     def __init__(self, model: Any, tokenizer: Any, config: RunConfig, device: torch.device) -> None:
         self.model, self.tokenizer, self.device = model, tokenizer, device
@@ -164,6 +170,9 @@ class Engine(abc.ABC):
     def close(self) -> None:
         """Free what `generate` keeps between batches."""
 
+    def leave(self) -> None:  # noqa: B027
+        """End what the engine has started outside this process: it is to leave."""
+
     def tokenise(self, prompts: Sequence[Prompt]) -> tuple[dict[int, list[int]], dict[int, str]]:
         """Token ids by position in `prompts`, and for prompts that cannot be answered what is wrong with them."""
         tokens: dict[int, list[int]] = {}
@@ -204,7 +213,7 @@ class Engine(abc.ABC):
         if self.context_tokens is not None and wanted > self.context_tokens:
             return (
                 f"prompt of {prompt_tokens:,} tokens and {self._config.new_tokens:,} new tokens do not fit "
-                f"the model's context of {self.context_tokens:,}"
+                f"{self.context_is} of {self.context_tokens:,}"
             )
         return None
 

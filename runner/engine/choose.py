@@ -1,8 +1,8 @@
 """Chooses the engine for a loaded model: the one asked for, or the one that measured faster.
 
-Knows both engines. `auto` goes by earlier runs, whose verdict comes as a hint, else by the kind of device. Where the
-continuous engine does not support the model or the settings, the static one takes its place, with the reason in one
-line.
+Knows the engines that generate with a model loaded here, not vLLM, which loads its own. `auto` goes by earlier runs,
+whose verdict comes as a hint, else by the kind of device. Where the continuous engine does not support the model or the
+settings, the static one takes its place, with the reason in one line.
 """
 
 from rankdeck.runner.engine.base import Engine
@@ -25,8 +25,7 @@ machine; with case b (chats and answers of very unlike length) it is one pair.
 """
 
 AUTO_ELSEWHERE = (
-    "neither engine was measured on this kind of device yet; after a run like this with --engine continuous, "
-    "auto takes the faster one"
+    "no engine was measured on this kind of device yet; run jobs like this with each, and auto will take the fastest"
 )
 """Of unlike lengths and with flash attention the continuous one may well be faster there."""
 

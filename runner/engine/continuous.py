@@ -1,13 +1,11 @@
 """The continuous engine: transformers' own continuous batching. Rows come and go at every step; nothing is padded.
 
 Knows transformers' manager (paged attention, on GPUs with CUDA graphs and asynchronous steps). Does not know which
-prompts come next: `runner.rank.continuous_rank` submits them as rows fall free; `generate` answers a closed batch.
+prompts come next: `runner.rank.continuous_rank` submits them as rows fall free.
 `warm_up` raises where model, settings or device are not supported, and the static engine takes over.
 """
 
 import contextlib
-import itertools
-import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,20 +14,18 @@ import torch
 import transformers
 
 from rankdeck.runner.engine import errors, memory, private_names
-from rankdeck.runner.engine.base import BatchOptions, BatchOutput, Engine
 from rankdeck.runner.engine.generation import logit_rules, long_texts, settings
 from rankdeck.runner.engine.generation.marks import DrawableLogits, words
 from rankdeck.runner.engine.memory import free_memory
 from rankdeck.runner.engine.paged.attempts import Attempt, attempts
 from rankdeck.runner.engine.paged.config import batching_config, can_share_blocks, paged_attention
-from rankdeck.runner.engine.rows import PROGRESS_SECONDS, Cancelled, Ended, Progress, trim
+from rankdeck.runner.engine.rows import Ended, Row, trim
+from rankdeck.runner.engine.rows_engine import TAKE_SECONDS, RowsEngine
 from rankdeck.runner.engine.trials import told
 from rankdeck.runner.engine.trials.likeness import Likeness
 from rankdeck.runner.engine.trials.told import Alone
-from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt
 from rankdeck.runner.protocol.config import RunConfig
 
-TAKE_SECONDS = 0.05
 FATAL_SECONDS = 2.0
 STOP_SECONDS = 5.0
 
@@ -50,7 +46,7 @@ class UnusableLogitsError(RuntimeError):
     """Logits of a row are no numbers, and may have spread to the rows beside it, by way of the cache they share."""
 
 
-class ContinuousEngine(Engine):
+class ContinuousEngine(RowsEngine):
     """Generates all submitted rows at once; each is reported as it ends.
 
     It takes its room for a run of `prompts` prompts; None: unknown.
@@ -151,7 +147,7 @@ class ContinuousEngine(Engine):
     def _same_as_alone(self, alone: list[Alone], likeness: Likeness) -> bool:
         """Whether rows at once get the tokens, and these the probabilities, that each row gets alone."""
         for place, row in enumerate(alone):
-            self.submit([(place, row.prompt)], max_new_tokens=len(row.logits))
+            self.submit([Row(place, row.prompt)], max_new_tokens=len(row.logits))
         found: dict[int, Any] = {}
         while self.in_flight:
             found.update(self._outputs(TAKE_SECONDS))
@@ -167,8 +163,8 @@ class ContinuousEngine(Engine):
         """Rows that were submitted and have not ended."""
         return len(self._keys)
 
-    def submit(self, rows: Sequence[tuple[Any, list[int]]], *, max_new_tokens: int | None = None) -> None:
-        """Start rows, each a key and the ids that it continues; `ended` will return it under its key.
+    def submit(self, rows: Sequence[Row], *, max_new_tokens: int | None = None) -> None:
+        """Start rows; `ended` will return each under its key.
 
         Rows that are started together are begun in an order that lets them share what their prompts have in common.
         """
@@ -181,11 +177,11 @@ class ContinuousEngine(Engine):
             # Starting it again would lose the reason why it ended, and fail the rows in flight one by one.
             self._raise_if_fatal()
         names = self._manager.add_requests(
-            [list(ids) for _, ids in rows],
+            [list(row.tokens) for row in rows],
             max_new_tokens=self.generation.max_new_tokens if max_new_tokens is None else max_new_tokens,
             record_timestamps=True,
         )
-        self._keys.update(zip(names, (key for key, _ in rows), strict=True))
+        self._keys.update(zip(names, (row.key for row in rows), strict=True))
 
     def ended(self, seconds: float) -> list[Ended]:
         """The rows that ended since the last call; waits up to `seconds` for one.
@@ -289,70 +285,14 @@ class ContinuousEngine(Engine):
         del manager
         free_memory(self.device)
 
-    def _closes_after(self, error: BaseException) -> bool:
-        return True  # no row of this batch may turn up in the next
-
-    def _generate(self, prompts: Sequence[Prompt], options: BatchOptions) -> BatchOutput:
-        if options.measure:
-            self._forget_shared()
-        started = time.perf_counter()
-        self._reset_peak_memory()
-        tokens, unfit = self.tokenise(prompts)
-        records: dict[int, OutputRecord] = {at: self.refused(prompts[at], problem) for at, problem in unfit.items()}
-        if unfit:
-            options.on_records(list(records.values()))
-        submitted = time.perf_counter()
-        if tokens:
-            self.submit(list(tokens.items()), max_new_tokens=options.max_new_tokens)
-        longest: list[float] = []
-        first, last, reported_at = math.inf, 0.0, 0.0
-        while self.in_flight:
-            if options.cancelled():
-                raise Cancelled
-            new = {}
-            for at, answer, times in self.ended(TAKE_SECONDS):
-                if isinstance(answer, str):
-                    new[at] = self.refused(prompts[at], answer)
-                else:
-                    new[at] = self.answered(prompts[at], len(tokens[at]), answer)
-                    longest = max(longest, times, key=len)
-                    first, last = min(first, times[0]), max(last, times[-1])
-            if new:
-                records.update(new)
-                options.on_records(list(new.values()))
-            now = time.perf_counter()
-            if now - reported_at >= PROGRESS_SECONDS and self.in_flight:
-                reported_at = now
-                options.on_step(Progress(self._longest_in_flight(), self.tokens_in_flight()))
-        self._synchronise()
-        seconds = time.perf_counter() - started
-        output_tokens = sum(record.output_tokens for record in records.values())
-        prompt_tokens = sum(len(ids) for ids in tokens.values())
-        result = BatchResult(
-            rows=len(tokens),
-            prompt_tokens=prompt_tokens,
-            output_tokens=output_tokens,
-            slots=prompt_tokens + output_tokens,
-            padded_slots=0,
-            steps=len(longest),
-            row_steps=output_tokens,
-            prefill_seconds=first - submitted if longest else 0.0,
-            # Up to the last token: what the host does with it afterwards is not device time.
-            decode_seconds=last - first if longest else 0.0,
-            seconds=seconds,
-            peak_memory_bytes=self.peak_memory(),
-            reserved_memory_bytes=self.reserved_memory(),
-            step_seconds=_differences(longest) if options.measure else None,
-        )
-        return BatchOutput([records[at] for at in range(len(prompts))], result)
-
-    def _forget_shared(self) -> None:
-        """Drop what rows that have ended left to share: the prefill of prompts that come again is to be measured."""
+    def forget_shared(self) -> None:
+        """Drop the blocks of rows that have ended."""
         if self._started and self._manager.is_running() and can_share_blocks():
             with self._manager.pause():  # its thread may be putting the last row's blocks away
                 self._manager.batch_processor.cache.evict_cached_blocks()
 
-    def _longest_in_flight(self) -> int:
+    def longest_in_flight(self) -> int:
+        """See `RowsEngine`."""
         try:
             states = list(self._manager.batch_processor.scheduler.active_requests.values())
             return max((state.generated_len() for state in states), default=0)
@@ -387,7 +327,3 @@ class ContinuousEngine(Engine):
             yield
         finally:
             del self.model._get_logits_processor
-
-
-def _differences(times: list[float]) -> list[float]:
-    return [round(after - before, 6) for before, after in itertools.pairwise(times)]

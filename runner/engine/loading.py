@@ -7,7 +7,7 @@ the packages that quantising needs are checked before any rank starts (`runner.i
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -34,6 +34,31 @@ class Loaded:
     device: torch.device
     notes: tuple[str, ...] = ()
     findings: Findings = NOTHING_KEPT
+
+
+class Parts(NamedTuple):
+    """A model but for its weights; `generation` is its generation config, `notes` are lines for people."""
+
+    config: Any
+    tokenizer: Any
+    generation: Any
+    dtype: torch.dtype
+    notes: list[str]
+
+
+def parts_of(config: RunConfig, model_path: str, device: torch.device) -> Parts:
+    """All of a model that is not weights, as its folder has it.
+
+    Raises:
+        ValueError: its generation config is none.
+    """
+    code = {"trust_remote_code": config.trust_remote_code}
+    model_config = transformers.AutoConfig.from_pretrained(model_path, **code)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model_path, padding_side="left", **code)
+    notes = vocabulary.settle_config(model_config)
+    generation, set_aside = settings.read(model_path)
+    dtype = choose_dtype(config.dtype, device, getattr(model_config, "dtype", None))
+    return Parts(model_config, tokenizer, generation, dtype, [*set_aside, *notes])
 
 
 def choose_dtype(name: str, device: torch.device, checkpoint: torch.dtype | None) -> torch.dtype:
@@ -63,21 +88,18 @@ def load(config: RunConfig, model_path: str, device: torch.device, trials: Path 
     # A model's own code may do anything, and so depend on anything.
     kept = trials if device.type == "cpu" and not config.trust_remote_code else None
     files = [] if kept is None else files_of(Path(model_path))
-    model_config = transformers.AutoConfig.from_pretrained(model_path, **code)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model_path, padding_side="left", **code)
-    notes = vocabulary.settle_config(model_config)
-    generation, set_aside = settings.read(model_path)
-    dtype = choose_dtype(config.dtype, device, getattr(model_config, "dtype", None))
+    parts = parts_of(config, model_path, device)
+    dtype, notes = parts.dtype, list(parts.notes)
     devices = devices_for(config, device)
     frees = [torch.cuda.mem_get_info(each)[0] for each in devices] if len(devices) > 1 else []
     arguments = {**placed(device, frees), **quantised(config.quantization, dtype), **code}
     if config.attention != "auto":
         arguments["attn_implementation"] = config.attention
-    if generation is not None:
-        arguments["generation_config"] = generation
+    if parts.generation is not None:
+        arguments["generation_config"] = parts.generation
     model, found = transformers.AutoModelForCausalLM.from_pretrained(
         model_path,
-        config=model_config,
+        config=parts.config,
         dtype=dtype,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # so that they are told, with all others that are wrong
@@ -94,8 +116,8 @@ def load(config: RunConfig, model_path: str, device: torch.device, trials: Path 
     settings_of_trials = (str(dtype), config.attention, config.quantization)
     findings = findings_on(Path(model_path), files, settings_of_trials, kept)
     if device.type == "cpu":
-        notes += filter(None, [packing.pack(model, tokenizer, findings)])
-    return Loaded(model, tokenizer, device, (*set_aside, *notes), findings)
+        notes += filter(None, [packing.pack(model, parts.tokenizer, findings)])
+    return Loaded(model, parts.tokenizer, device, tuple(notes), findings)
 
 
 def dtype_note_of(model: Any, device: torch.device) -> str | None:

@@ -1,4 +1,4 @@
-"""The rows of a batch, for both engines: their progress and answers, how they are grouped and padded, when they leave.
+"""The rows of a batch, for all engines: their progress and answers, how they are grouped and padded, when they leave.
 
 Knows no torch.
 """
@@ -6,7 +6,7 @@ Knows no torch.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from rankdeck.runner.protocol import FinishReason
 
@@ -59,6 +59,14 @@ class Answer:
     tokens: list[int]
     finish_reason: FinishReason
     problem: str | None = None
+
+
+class Row(NamedTuple):
+    """A row to generate: the key that it is known by, its prompt's tokens, and the prompt's index in the run."""
+
+    key: Any
+    tokens: list[int]
+    prompt: int = 0
 
 
 Ended = tuple[Any, Answer | str, list[float]]

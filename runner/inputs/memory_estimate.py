@@ -21,7 +21,7 @@ from rankdeck.runner.inputs.impossible_run import Weights, why_impossible, why_t
 from rankdeck.runner.inputs.memory_room import NO_ROOM, Room, Share, gib
 from rankdeck.runner.inputs.model_config import ModelShape
 from rankdeck.runner.inputs.step_sizes import full_bucket, row_bucket, slot_bucket
-from rankdeck.runner.protocol.config import Problem, RunConfig
+from rankdeck.runner.protocol.config import CONTINUOUS_ENGINES, Problem, RunConfig
 from rankdeck.runner.protocol.first_batch import first_batch
 
 CPU_PROCESS_BYTES = int(0.1 * 2**30)
@@ -48,6 +48,12 @@ CONTINUOUS_ROWS = 128
 CONTINUOUS_PROMPT_TOKENS = 256
 CONTINUOUS_CONTEXT_TOKENS = 8192
 CONTINUOUS_SHARE = 0.25
+
+VLLM_SHARE = 0.9
+"""Share of a GPU's memory that a rank of vLLM takes, unless --gpu-memory-share says otherwise; its own default, too."""
+
+VLLM_CPU_BLOCK_TOKENS = 128
+"""A row of vLLM takes keys and values in blocks of so many tokens on a CPU."""
 
 
 class PromptSizes(NamedTuple):
@@ -81,6 +87,9 @@ class MemoryEstimate(NamedTuple):
     largest: int | None
     refusal: Problem | None = None
     takes_the_rest: bool = False
+    """Whether a rank takes all there is of its GPU, or `gpu_share` of it, for keys and values."""
+
+    gpu_share: float | None = None
     shared: int = 0
     """The part of `weights` in pages of a mapped file: in every rank's figure, but in memory once."""
 
@@ -99,18 +108,22 @@ def estimate(
     """What a run with these settings needs, what is free (`room`), and what there is in all (`whole`)."""
     share = Share.of(config, room)
     on_gpu, ranks = share.on_gpu, share.all_ranks
+    by_vllm, continuous = config.engine == "vllm", config.engine in CONTINUOUS_ENGINES
     bytes_each = _bytes_each(shape, config, on_gpu)
     weights, packed, mapped = _weights(shape, config, bytes_each), 0, 0
     if not on_gpu:
-        packed, mapped = _packed(shape, config, bytes_each), _mapped(shape, config, weights)
-    if packed and not mapped:
+        packed = _packed(shape, config, bytes_each)
+        mapped = 0 if by_vllm else _mapped(shape, config, weights)  # it copies them
+    if packed and not mapped and not by_vllm:
         # Weights that were read into memory are freed as they are packed, except for the input embedding.
         weights = min(weights, shape.embedding_parameters * bytes_each)
     weights += packed
     process = CUDA_PROCESS_BYTES if on_gpu else CPU_PROCESS_BYTES
 
-    free = share.least_of(room)
-    continuous = config.engine == "continuous"
+    free, gpu_share = share.least_of(room), None
+    if by_vllm and on_gpu and free is not None and (of_all := share.least_of(whole)) is not None:
+        gpu_share = config.gpu_memory_share or VLLM_SHARE
+        free = min(free, int(gpu_share * of_all))
 
     per_token = 2 * shape.layers * shape.kv_heads * shape.head_size * bytes_each
     tokens = prompts.tokens + config.new_tokens
@@ -125,7 +138,8 @@ def estimate(
     per_row = share.on_device(row_cache + row_working)
     cache_of_all = None
     if continuous and not on_gpu:
-        cache_of_all = _continuous_cpu_cache(shape, config, per_token, ranks, room.host)
+        page = VLLM_CPU_BLOCK_TOKENS if by_vllm else 1
+        cache_of_all = _continuous_cpu_cache(shape, config, per_token, ranks, room.host, page)
         fixed, per_row = fixed + share.on_device(cache_of_all), share.on_device(row_working)
     largest, most_ranks = None, 0
     if free is not None:
@@ -157,6 +171,7 @@ def estimate(
         largest=largest,
         refusal=_refusal(Weights(weights, on_device, most_ranks, shape.counted), share, room, whole),
         takes_the_rest=continuous and on_gpu,
+        gpu_share=gpu_share,
         shared=mapped,
     )
 
@@ -220,8 +235,11 @@ def _quantised(shape: ModelShape, config: RunConfig) -> bool:
     return shape.quantised or config.quantization != "none"
 
 
-def _continuous_cpu_cache(shape: ModelShape, config: RunConfig, per_token: int, ranks: int, free: int | None) -> int:
+def _continuous_cpu_cache(
+    shape: ModelShape, config: RunConfig, per_token: int, ranks: int, free: int | None, page: int
+) -> int:
     rows = max(CONTINUOUS_ROWS, config.batch_size or 0)
     context = min(shape.context or 0, CONTINUOUS_CONTEXT_TOKENS) + config.new_tokens
-    wanted = per_token * max(rows * (config.new_tokens + CONTINUOUS_PROMPT_TOKENS), context)
+    of_one = -(-(config.new_tokens + CONTINUOUS_PROMPT_TOKENS) // page) * page
+    wanted = per_token * max(rows * of_one, context)
     return wanted if free is None else int(min(wanted, free * CONTINUOUS_SHARE / ranks))

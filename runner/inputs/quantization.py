@@ -55,12 +55,18 @@ Version = Callable[[Package], str | None]
 """From a package to its installed version (`?` if it has none), or None."""
 
 
-def check(quantization: str, model_config: dict[str, Any], version: Version | None = None) -> list[Problem]:
-    """Why a model with this config.json (empty if unknown) cannot be loaded with `quantization`."""
+def check(
+    quantization: str, model_config: dict[str, Any], version: Version | None = None, *, by_vllm: bool = False
+) -> list[Problem]:
+    """Why a model with this config.json (empty if unknown) cannot be loaded with `quantization`.
+
+    vLLM brings what it needs for a checkpoint that is quantised, and says which it does not know.
+    """
     version = version or installed
     method = quantised_by(model_config)
     if method is not None:
-        problems = _lacking(f"the model is quantised by {method}, which", OF_CHECKPOINTS.get(method, ()), version)
+        needed = () if by_vllm else OF_CHECKPOINTS.get(method, ())
+        problems = _lacking(f"the model is quantised by {method}, which", needed, version)
         found = [Problem("model", said) for said in problems]
         if quantization != "none":
             found.append(Problem("quantization", f"the model is quantised already, by {method}; leave it out"))

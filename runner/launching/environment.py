@@ -4,6 +4,7 @@ Knows which variables accelerate and torch.distributed read, and how the cores a
 a rank sees of them is `runner.machine.placement`'s.
 """
 
+import sys
 from collections.abc import Mapping
 
 from rankdeck.runner.launching.allocator import with_expandable_segments
@@ -18,6 +19,19 @@ OTHERS_NAMES = (
     *("MPI_LOCALRANKID", "MPI_LOCALNRANKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "FORK_LAUNCHED"),
 )
 
+LOOPBACK = "lo" if sys.platform.startswith("linux") else "lo0"
+
+OF_VLLM = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # a step is taken when the rank asks for it, in its own process
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    # What its processes say to each other stays on this machine.
+    "VLLM_HOST_IP": "127.0.0.1",
+    "GLOO_SOCKET_IFNAME": LOOPBACK,
+    "NCCL_SOCKET_IFNAME": LOOPBACK,
+}
+"""What ranks of vLLM are told."""
+
 
 def is_of_another_launch(name: str) -> bool:
     """Whether a variable tells a process its place in a launch, or sets up one: rankdeck does both itself."""
@@ -25,11 +39,18 @@ def is_of_another_launch(name: str) -> bool:
 
 
 def rank_environment(
-    environ: Mapping[str, str], ranks: int, on_cpu: bool, cores: int, *, expandable_segments: bool
+    environ: Mapping[str, str],
+    ranks: int,
+    on_cpu: bool,
+    cores: int,
+    *,
+    expandable_segments: bool,
+    engine: str = "",
 ) -> dict[str, str]:
     """The ranks' environment: the user's without what would change a run, with the cores shared out evenly.
 
-    With `expandable_segments` torch's allocator uses them on GPUs, unless the user's settings decide otherwise.
+    With `expandable_segments` torch's allocator uses them on GPUs, unless the user's settings decide otherwise, or the
+    engine is vLLM, which takes its memory at once, by an allocator of its own.
     """
     kept = {name: value for name, value in environ.items() if not is_of_another_launch(name)}
     kept |= {
@@ -43,7 +64,12 @@ def rank_environment(
         # A folder called rankdeck in the current directory must not be imported instead.
         "PYTHONSAFEPATH": "1",
     }
-    if expandable_segments and not on_cpu:
+    if engine == "vllm":
+        # It says much as it loads; what matters of that is told by the rank.
+        kept |= {"VLLM_LOGGING_LEVEL": kept.get("VLLM_LOGGING_LEVEL", "ERROR"), **OF_VLLM}
+        if not on_cpu:
+            kept["OMP_NUM_THREADS"] = "1"  # as it would itself: threads that spin hold up the one that schedules
+    elif expandable_segments and not on_cpu:
         kept |= with_expandable_segments(kept)
     if on_cpu:
         kept["ACCELERATE_USE_CPU"] = "true"

@@ -5,6 +5,7 @@
 
 from collections.abc import Iterable
 
+from rankdeck.runner.inputs import vllm_package
 from rankdeck.runner.machine.check import GIB, MIB, Check, Numbers, Status, counted, gib, size, version_numbers
 from rankdeck.runner.machine.facts import Facts, WritablePlace
 from rankdeck.runner.machine.gpu_checks import gpu_checks
@@ -53,16 +54,20 @@ def findings(facts: Facts) -> list[Check]:
 def _software(facts: Facts) -> list[Check]:
     checks = [Check(group="Software", name="python", status="ok", found=facts.python)]
     checks.extend(_package(name, facts.packages.get(name)) for name in RANGES)
-    missing = [name for name in OPTIONAL if name not in facts.packages]
+    optional = OPTIONAL if facts.vllm is not None else {**OPTIONAL, "vllm": "--engine vllm"}
+    missing = [name for name in optional if name not in facts.packages]
     here = [f"{name} {facts.packages[name]}" for name in OPTIONAL if name in facts.packages]
     checks.append(
         Check(
             group="Software",
             name="optional",
             status="ok",
-            found="; ".join([*here, *(f"no {name} (for {OPTIONAL[name]})" for name in missing)]),
+            found="; ".join([*here, *(f"no {name} (for {optional[name]})" for name in missing)]),
         )
     )
+    if facts.vllm is not None:
+        found = f"{facts.vllm}, for --engine vllm; {vllm_package.LISTENS}"
+        checks.append(Check(group="Software", name="vllm", status="ok", found=found))
     if facts.accelerate_config is not None:
         found = f"{facts.accelerate_config}, yours, is not read: a run brings its own"
         checks.append(Check(group="Software", name="own config", status="ok", found=found))

@@ -24,7 +24,7 @@ import platformdirs
 import psutil
 
 from rankdeck.runner import run_directory
-from rankdeck.runner.inputs import flash_packages, model_shape
+from rankdeck.runner.inputs import flash_packages, model_shape, vllm_package
 from rankdeck.runner.machine import processes, telemetry, visible_gpus
 from rankdeck.runner.machine.facts import Facts, Machine, Terminal, TorchFound, WritablePlace
 from rankdeck.runner.machine.nvml import NvmlApi, NvmlFailure
@@ -125,6 +125,7 @@ def facts(environ: Mapping[str, str] = os.environ, terminal: Terminal | None = N
         demo_cached=(model_shape.demo_folder() / "model.safetensors").is_file(),
         pip=importlib.util.find_spec("pip") is not None,
         flash=flash_packages.look(),
+        vllm=None if (vllm := vllm_package.installed()) is None else str(vllm),
         accelerate_config=_accelerate_config(environ),
         terminal=look_at_terminal(environ) if terminal is None else terminal,
     )

@@ -115,5 +115,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     demo_cached: bool = False
     pip: bool = False
     flash: FlashFound = FlashFound()
+    vllm: str | None = None
+    """The vLLM that is installed, and what it was built for."""
     accelerate_config: str | None = None
     terminal: Terminal = Terminal()

@@ -52,18 +52,20 @@ def asked_for(config: RunConfig) -> list[str]:
     return [setting for setting in ("ranks_per_gpu", "gpus_per_rank") if (getattr(config, setting) or 1) > 1]
 
 
-def own_environment(environ: Mapping[str, str], local_rank: int, gpus_per_rank: int) -> dict[str, str]:
+def own_environment(
+    environ: Mapping[str, str], local_rank: int, gpus_per_rank: int, *, alone: bool = False
+) -> dict[str, str]:
     """What a rank adds to its environment before CUDA starts, so that it sees only its own devices.
 
-    A rank with one GPU sees all GPUs of the run; `device_index` picks its own. A rank with several is given its share
-    of the entries of CUDA_VISIBLE_DEVICES, as they are. A process sees no more than one MIG device, the first: each
-    rank is given its own, round-robin.
+    A rank with one GPU sees all GPUs of the run, unless it is to see that `alone`; `device_index` picks its own. A rank
+    with several is given its share of the entries of CUDA_VISIBLE_DEVICES, as they are. A process sees no more than one
+    MIG device, the first: each rank is given its own, round-robin.
     """
     value = environ.get(VISIBLE)
     named = [] if value is None else [entry.strip() for entry in value.split(",")]
     if named and named[0].startswith(MIG):
         return {VISIBLE: named[local_rank % len(named)]}
-    if gpus_per_rank <= 1:
+    if gpus_per_rank <= 1 and not alone:
         return {}
     first = local_rank * gpus_per_rank
     share = range(first, first + gpus_per_rank)

@@ -18,13 +18,22 @@ Dispatch = Literal["pull", "split"]
 Order = Literal["length", "input"]
 DeviceKind = Literal["auto", "cuda", "cpu"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
-EngineName = Literal["auto", "static", "continuous"]
+EngineName = Literal["auto", "static", "continuous", "vllm"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"]
 Decoding = Literal["auto", "generate"]
 Quantization = Literal["none", "bnb-8bit", "bnb-4bit", "int8"]
 
 ENGINES = frozenset(get_args(EngineName)) - {"auto"}
 """The engines there are."""
+
+CONTINUOUS_ENGINES = frozenset({"continuous", "vllm"})
+"""Those whose rows come and go one by one: their batch size is how many rows they generate at once."""
+
+STEPWISE_ENGINES = frozenset({"vllm"})
+"""Those of them that rows are kept back of within a step, and whose rows stand still while the run is paused."""
+
+VLLM_QUANTIZATIONS = frozenset({"none", "bnb-4bit"})
+"""What vLLM can do to weights as it loads them."""
 
 MAX_RANKS = 256
 MAX_BATCH_SIZE = 65536
@@ -63,7 +72,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     step before it is ended, 20 times as many while its pace is not known: None for as many as its own pace suggests, 0
     for ever. With `sweep` the run is a sweep: it measures the plan's settings, and `ranks` is the most it needs.
     `ranks_per_gpu` is the most ranks a GPU takes, None for as many as `ranks` needs; `gpus_per_rank` is how many GPUs a
-    rank's model is spread over. `quantization` is applied to weights as they are loaded. `trust_remote_code` lets a
+    rank's model is spread over. `gpu_memory_share` is how much of its GPUs a rank of vLLM takes, None for as much as is
+    sensible. `quantization` is applied to weights as they are loaded. `trust_remote_code` lets a
     model's own Python run, which may do anything its user may.
     """
 
@@ -79,6 +89,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineName = "auto"
     ranks_per_gpu: int | None = None
     gpus_per_rank: int = 1
+    gpu_memory_share: float | None = None
     quantization: Quantization = "none"
     chat: bool = False
     trust_remote_code: bool = False
@@ -159,8 +170,13 @@ def check(config: RunConfig) -> list[Problem]:
     problems += _check_placement(config)
     if config.attention.startswith("flash") and config.device == "cpu":
         problems.append(Problem("attention", f"{config.attention} needs an NVIDIA GPU; use sdpa"))
-    if config.decoding != "auto" and config.engine == "continuous":
-        problems.append(Problem("decoding", "belongs to the static engine; leave out this or --engine continuous"))
+    if config.decoding != "auto" and config.engine in CONTINUOUS_ENGINES:
+        said = f"belongs to the static engine; leave out this or --engine {config.engine}"
+        problems.append(Problem("decoding", said))
+    if config.engine == "vllm":
+        problems += check_vllm(config)
+    if config.gpu_memory_share is not None:
+        problems += _check_memory_share(config, config.gpu_memory_share)
     problems += _check_sampling(config)
     if config.sweep is not None:
         problems += check_sweep(config, config.sweep)
@@ -208,6 +224,39 @@ def check_sweep(config: RunConfig, plan: SweepPlan) -> list[Problem]:
     if config.dispatch != "pull":
         problems.append(Problem("dispatch", "a sweep has all ranks draw from one line; leave it out"))
     return problems
+
+
+def check_vllm(config: RunConfig) -> list[Problem]:
+    """The settings of this run that vLLM does not have, each by name."""
+    problems = []
+    if config.attention != "auto":
+        problems.append(Problem("attention", "vLLM chooses its attention itself; leave out this or --engine vllm"))
+    if config.dispatch == "split":
+        said = "vLLM ranks form no process group to gather in; leave out this or --engine vllm"
+        problems.append(Problem("dispatch", said))
+    if (config.ranks_per_gpu or 1) > 1:
+        said = "a vLLM rank reserves its GPU's memory for itself; use a larger --batch-size instead"
+        problems.append(Problem("ranks_per_gpu", said))
+    if config.quantization not in VLLM_QUANTIZATIONS:
+        said = (
+            f"vLLM cannot quantise to {config.quantization} while loading; use a checkpoint that is already "
+            "quantised, or leave out this or --engine vllm"
+        )
+        problems.append(Problem("quantization", said))
+    elif config.quantization != "none" and config.device == "cpu":
+        problems.append(Problem("quantization", f"vLLM quantises to {config.quantization} on NVIDIA GPUs only"))
+    return problems
+
+
+def _check_memory_share(config: RunConfig, share: float) -> list[Problem]:
+    if not 0 < share <= 1:
+        return [Problem("gpu_memory_share", f"must be above 0 and at most 1, not {share:g}")]
+    if config.engine not in ("auto", "vllm"):
+        said = f"is for --engine vllm; leave out this or --engine {config.engine}"
+        return [Problem("gpu_memory_share", said)]
+    if config.device == "cpu":
+        return [Problem("gpu_memory_share", "is for NVIDIA GPUs; with --device cpu leave it out")]
+    return []
 
 
 def _check_placement(config: RunConfig) -> list[Problem]:

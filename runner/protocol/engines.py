@@ -27,8 +27,11 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
 class EngineHint(msgspec.Struct, frozen=True, kw_only=True):
     """What `--engine auto` takes in a run, decided once for all its ranks, and `why`.
 
-    Without an `engine` no earlier runs tell, and the choice is by the kind of device.
+    Without an `engine` no earlier runs tell, and the choice is by the kind of device. Else it had `lead` times the
+    tokens/s of the engine `over`.
     """
 
     engine: str | None = None
     why: str = ""
+    lead: float | None = None
+    over: str = ""

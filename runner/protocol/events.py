@@ -57,7 +57,7 @@ class RanksLaunched(Event, frozen=True, kw_only=True):
     restarts_left: int = 0
 
 
-RankPhaseName = Literal["importing", "joining", "loading", "warming up"]
+RankPhaseName = Literal["importing", "joining", "loading", "compiling", "warming up"]
 
 
 class RankPhase(Event, frozen=True, kw_only=True):
@@ -75,9 +75,11 @@ class RankReady(Event, frozen=True, kw_only=True):
     of a large copy, bytes read and written, and `matrix_flops_per_second` that of a product of large matrices in the
     model's dtype, both of rank 0, measured while the others are quiet; on a CPU they are of its `threads` alone. These
     are its equal share of the `cores` with all ranks; while fewer are at work, each uses more (`ShareCores`).
-    `engine_reason` says why this engine was chosen, if it was not asked for. For a rank that is spread over several
+    `engine_reason` says why this engine was chosen, if it was not asked for; by earlier runs, in which it had
+    `engine_lead` times the tokens/s of the engine `engine_over`. For a rank that is spread over several
     GPUs `device_uuids` has all of them, and memory is their sum. Memory is the device's, with all that is on it; a rank
-    that is held to a share of its GPU may still take `memory_left_bytes` of it.
+    that is held to a share of its GPU may still take `memory_left_bytes` of it. An engine that was loaded for so many
+    rows at once generates `most_rows`, and no more.
     """
 
     rank: int
@@ -86,6 +88,8 @@ class RankReady(Event, frozen=True, kw_only=True):
     dtype: str
     engine: str
     engine_reason: str = ""
+    engine_lead: float | None = None
+    engine_over: str = ""
     seconds: float
     parameters: int
     device_uuid: str | None = None
@@ -104,6 +108,7 @@ class RankReady(Event, frozen=True, kw_only=True):
     matrix_flops_per_second: float | None = None
     device_uuids: list[str] = msgspec.field(default_factory=list)
     cores: int | None = None
+    most_rows: int | None = None
 
 
 class RanksReady(Event, frozen=True, kw_only=True):
@@ -157,12 +162,13 @@ class BatchFinished(Event, frozen=True, kw_only=True):
 
 
 class BatchFailed(Event, frozen=True, kw_only=True):
-    """A batch raised an error in its rank, and gave no more outputs; the rank goes on."""
+    """A batch raised an error in its rank, and gave no more outputs; the rank goes on, unless it is `leaving`."""
 
     rank: int
     batch: int
     kind: Literal["error", "out_of_memory"]
     error: str
+    leaving: bool = False
 
 
 class BatchSizeChanged(Event, frozen=True, kw_only=True):

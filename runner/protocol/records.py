@@ -63,19 +63,20 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
 
     `slots` counts the token positions of the batch: rows x padded prompt, plus `row_steps`, the rows in the batch
     summed over its steps (rows that have ended may leave it). `padded_slots` are the slots that hold no real token
-    (left padding, and rows that had ended but stayed). `shared_tokens` are prompt tokens that took no slot, because
-    another prompt begins with the same ones, whose keys and values were used. `prefill_seconds` runs to the first new
-    token, `decode_seconds` from there to the last; `seconds` covers the whole batch, with tokenising and decoding of
-    text. `step_seconds` has the time of every decode step, in trials of a sweep. `slots_read` sums over all decode
-    steps the slots whose keys and values the rows then in the batch read, padding included. `peak_memory_bytes` is the
-    most in tensors, `reserved_memory_bytes` the most held by torch's allocator, which no other process can use.
+    (left padding, and rows that had ended but stayed); None where the engine does not tell. `shared_tokens` are prompt
+    tokens that took no slot, because another prompt begins with the same ones, whose keys and values were used.
+    `prefill_seconds` runs to the first new token, `decode_seconds` from there to the last; `seconds` covers the whole
+    batch, with tokenising and decoding of text. `step_seconds` has the time of every decode step, in trials of a sweep.
+    `slots_read` sums over all decode steps the slots whose keys and values the rows then in the batch read, padding
+    included. `peak_memory_bytes` is the most in tensors, `reserved_memory_bytes` the most held by torch's allocator,
+    which no other process can use.
     """
 
     rows: int
     prompt_tokens: int
     output_tokens: int
     slots: int
-    padded_slots: int
+    padded_slots: int | None
     steps: int
     prefill_seconds: float
     decode_seconds: float
@@ -164,7 +165,8 @@ class ProcessSample(msgspec.Struct, frozen=True, kw_only=True):
 class StepsInFlight(msgspec.Struct, frozen=True, kw_only=True):
     """How far a rank is in its batch: steps so far, and real output tokens so far of the rows still in it.
 
-    For a continuous rank also the rows in flight, and the share of its key and value cache in use (0 to 1).
+    For a continuous rank also the rows in flight, the share of its key and value cache in use, and that of its prompts'
+    tokens so far that were in the cache already, because another prompt begins with the same ones (both 0 to 1).
     """
 
     rank: int
@@ -173,10 +175,11 @@ class StepsInFlight(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int
     rows: int | None = None
     cache_used: float | None = None
+    prefix_hits: float | None = None
 
 
 class RankSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One rank's share of a Summary. `idle` and `padding_waste` are shares from 0 to 1."""
+    """One rank's share of a Summary. `idle` and `padding_waste` are shares from 0 to 1; the latter None if unknown."""
 
     rank: int
     device: str
@@ -185,7 +188,7 @@ class RankSummary(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     output_tokens: int
     tokens_per_second: float
-    padding_waste: float
+    padding_waste: float | None
     idle: float
 
 
@@ -193,7 +196,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """The figures of a run, as run.json has them.
 
     `seconds` runs from the first batch that was handed out, all ranks being ready, to the last result;
-    `tokens_per_second` is output tokens over those seconds.
+    `tokens_per_second` is output tokens over those seconds. `padding_waste` is None if no batch told of it.
     """
 
     prompts: int
@@ -203,7 +206,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int
     seconds: float
     tokens_per_second: float
-    padding_waste: float
+    padding_waste: float | None
     length: str
     ranks: list[RankSummary]
 

@@ -71,7 +71,7 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
     prefill_seconds: float
     batch_seconds: float
     step_ms: tuple[float, float, float] | None
-    padding_waste: float
+    padding_waste: float | None
     idle: float
     peak_memory_bytes: int | None = None
     rank_peak_memory_bytes: list[int | None] = []

@@ -1,6 +1,6 @@
 """A continuous rank at work: prompts go in as rows fall free, answers go out as they end, with regular accounts.
 
-Knows the conversation with the supervisor while rows are in flight or waiting, and the continuous engine. The
+Knows the conversation with the supervisor while rows are in flight or waiting, and engines whose rows come and go. The
 supervisor decides which prompts come and how many rows there may be; both may change at every step.
 """
 
@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from rankdeck.runner import protocol
-from rankdeck.runner.engine.rows import PROGRESS_SECONDS, Answer, Cancelled, Ended
+from rankdeck.runner.engine.rows import PROGRESS_SECONDS, Answer, Cancelled, Ended, Row
 from rankdeck.runner.protocol import BatchResult, Leave, OutputRecord, Prompt, StepsInFlight, Work
 from rankdeck.runner.protocol.orders import ACCOUNT_SECONDS
 from rankdeck.runner.rank.link import Link
@@ -23,16 +23,30 @@ Key = tuple[int, Prompt, int]
 
 
 class ContinuousRows(typing.Protocol):
-    """What a continuous rank needs of its engine: `runner.engine.continuous` has it, or a stand-in without torch."""
+    """What a continuous rank needs of its engine: a `runner.engine.rows_engine.RowsEngine`, or a stand-in without
+    torch."""
+
+    padding_known: bool
+    stepwise: bool
+    shared_tokens: int
 
     @property
     def in_flight(self) -> int: ...
     @property
+    def held(self) -> int: ...
+    @property
+    def stands_still(self) -> bool: ...
+    @property
+    def most_rows(self) -> int | None: ...
+    @property
     def steps(self) -> int: ...
-    def submit(self, rows: Sequence[tuple[Key, list[int]]]) -> None: ...
+    def submit(self, rows: Sequence[Row]) -> None: ...
+    def keep_to(self, rows: int | None) -> None: ...
     def ended(self, seconds: float) -> list[Ended]: ...
     def tokens_in_flight(self) -> int: ...
     def cache_used(self) -> float | None: ...
+    def prefix_hits(self) -> float | None: ...
+    def take_notes(self) -> list[str]: ...
     def peak_memory(self) -> int | None: ...
     def reserved_memory(self) -> int | None: ...
     def tokenise(self, prompts: Sequence[Prompt]) -> tuple[dict[int, list[int]], dict[int, str]]: ...
@@ -65,6 +79,7 @@ class ContinuousRank:
         self._reported_at = 0.0
         self._first_step = engine.steps
         self._ended_tokens = 0
+        self._stands = False
         self._begin_account()
 
     def run(self, work: Work) -> Leave | None:
@@ -88,7 +103,7 @@ class ContinuousRank:
                     raise Cancelled
                 self._send_ended()
                 self._fill()
-                dry = not self._waiting and not self._engine.in_flight
+                dry = not self._waiting and not self._engine.in_flight and not self._engine.held
                 self._account(dry=dry)
                 self._report()  # last: anything sent afterwards would replace it
         except BaseException:
@@ -106,12 +121,15 @@ class ContinuousRank:
         self._waiting.extend((work.batch, work.prompts[at], ids) for at, ids in tokens.items())
 
     def _fill(self) -> None:
-        limit, waiting = self._link.limit, len(self._waiting)
-        free = waiting if limit is None else max(0, min(waiting, limit - self._engine.in_flight))
+        limit = self._link.limit
+        self._engine.keep_to(limit)
+        most = min((bound for bound in (limit, self._engine.most_rows) if bound is not None), default=None)
+        waiting = len(self._waiting)
+        free = waiting if most is None else max(0, min(waiting, most - self._engine.in_flight))
         rows = [self._waiting.popleft() for _ in range(free)]
         self._prompt_tokens += sum(len(ids) for _, _, ids in rows)
         if rows:
-            self._engine.submit([((batch, prompt, len(ids)), ids) for batch, prompt, ids in rows])
+            self._engine.submit([Row((batch, prompt, len(ids)), ids, prompt.index) for batch, prompt, ids in rows])
 
     def _send_ended(self) -> None:
         if not self._engine.in_flight:
@@ -129,6 +147,8 @@ class ContinuousRank:
         now = time.perf_counter()
         if now - self._reported_at >= PROGRESS_SECONDS and self._engine.in_flight:
             self._reported_at = now
+            for text in self._engine.take_notes():
+                self._link.send(protocol.LogLine(source=f"rank {self._rank}", text=text))
             self._link.progress(
                 StepsInFlight(
                     rank=self._rank,
@@ -137,6 +157,7 @@ class ContinuousRank:
                     output_tokens=self._engine.tokens_in_flight(),
                     rows=self._engine.in_flight,
                     cache_used=self._engine.cache_used(),
+                    prefix_hits=self._engine.prefix_hits(),
                 )
             )
 
@@ -149,23 +170,35 @@ class ContinuousRank:
     # --- accounts ---
 
     def _begin_account(self) -> None:
-        self._began = time.perf_counter()
-        self._account_step = self._engine.steps
+        self._began, self._limit = time.perf_counter(), self._link.limit
+        self._account_step, self._account_shared = self._engine.steps, self._engine.shared_tokens
         self._rows = self._prompt_tokens = 0
         self._tokens_before = self._ended_tokens + self._engine.tokens_in_flight()
 
     def _account(self, *, dry: bool) -> None:
-        seconds, steps = time.perf_counter() - self._began, self._engine.steps - self._account_step
-        if not (dry or steps >= self._longest or seconds >= ACCOUNT_SECONDS):
+        nothing_goes_on = self._link.limit == 0 and not self._engine.in_flight
+        stood, self._stands = self._stands, self._engine.stands_still or nothing_goes_on
+        steps = self._engine.steps - self._account_step
+        if stood:
+            # The time in which rows stood still is nobody's: the next account begins when they go on.
+            self._began = time.perf_counter()
+        seconds = time.perf_counter() - self._began
+        # A turn begins another account, if it has taken effect already: its figures are of one batch size.
+        turned = self._engine.stepwise and self._link.limit != self._limit
+        if turned and not steps:
+            self._limit = self._link.limit
+        if not (dry or steps >= self._longest or seconds >= ACCOUNT_SECONDS or ((self._stands or turned) and steps)):
             return
         tokens = self._ended_tokens + (0 if dry else self._engine.tokens_in_flight()) - self._tokens_before
         tokens = max(0, tokens)  # a row that was put back starts again, with its tokens as part of its prompt
+        shared = max(0, min(self._prompt_tokens, self._engine.shared_tokens - self._account_shared))
         result = BatchResult(
             rows=self._rows,
             prompt_tokens=self._prompt_tokens,
             output_tokens=tokens,
-            slots=self._prompt_tokens + tokens,
-            padded_slots=0,
+            slots=self._prompt_tokens - shared + tokens,
+            padded_slots=0 if self._engine.padding_known else None,
+            shared_tokens=shared,
             steps=steps,
             row_steps=tokens,
             prefill_seconds=0.0,

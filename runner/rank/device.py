@@ -19,13 +19,16 @@ if TYPE_CHECKING:
     from rankdeck.runner.engine.memory import Share
 
 
-def hide_other_gpus(config: RunConfig, local_rank: int) -> None:
-    """Let CUDA see only this rank's GPUs. Call this before CUDA starts: it looks once."""
+def hide_other_gpus(config: RunConfig, local_rank: int, *, alone: bool = False) -> None:
+    """Let CUDA see only this rank's GPUs. Call this before CUDA starts: it looks once.
+
+    A rank with one GPU sees the others as well, and picks its own; with `alone` it sees that one only.
+    """
     if config.device == "cuda":
-        os.environ.update(placement.own_environment(os.environ, local_rank, config.gpus_per_rank))
+        os.environ.update(placement.own_environment(os.environ, local_rank, config.gpus_per_rank, alone=alone))
 
 
-def take_device(config: RunConfig, local_rank: int) -> str | None:
+def take_device(config: RunConfig, local_rank: int, *, alone: bool = False) -> str | None:
     """Make this rank's GPU torch's current one, and the one that accelerate takes; returns a line for the log.
 
     Raises:
@@ -44,7 +47,7 @@ def take_device(config: RunConfig, local_rank: int) -> str | None:
         visible = os.environ.get(VISIBLE)
         raise RuntimeError(f"torch sees {seen} of the {config.gpus_per_rank} GPUs of this rank ({VISIBLE}={visible})")
     found = placement.Comparison()
-    if config.gpus_per_rank == 1 and _own_mig_device() is None:
+    if config.gpus_per_rank == 1 and not alone and _own_mig_device() is None:
         found = placement.compare(config.ranks, _counted(), [_uuid(index) for index in range(seen)])
     if found.refusal is not None:
         raise RuntimeError(found.refusal)
@@ -113,12 +116,17 @@ def hold_to_share(
     return share
 
 
-def device_facts(device: Any, all_devices: Sequence[Any], config: RunConfig, local_rank: int) -> dict[str, Any]:
-    """Name and identity of a rank's device, as fields of RankReady; `all_devices` are those that hold its model."""
+def device_facts(
+    device: Any, all_devices: Sequence[Any], config: RunConfig, local_rank: int, *, alone: bool = False
+) -> dict[str, Any]:
+    """Name and identity of a rank's device, as fields of RankReady; `all_devices` are those that hold its model.
+
+    `alone`: see `hide_other_gpus`.
+    """
     import torch
 
     if device.type != "cuda":
-        cores = os.environ.get("RANKDECK_CORES")
+        cores = os.environ.get("RANKDECK_CORES") if not alone else None  # it keeps the threads it has
         shared = {"threads": torch.get_num_threads(), "cores": int(cores) if cores else None}
         return {"device": device.type, "device_name": processes.cpu_name(), **shared}
     properties = torch.cuda.get_device_properties(device)
@@ -126,6 +134,8 @@ def device_facts(device: Any, all_devices: Sequence[Any], config: RunConfig, loc
     if (mig := _own_mig_device()) is not None:
         # Each process calls its own MIG device cuda:0: the run's numbers tell them apart.
         uuids, own = [mig], f"cuda:{local_rank % devices_of_run(1)}"
+    elif alone:
+        own = f"cuda:{local_rank}"
     facts = {
         "device": placement.device_text(own, local_rank, config.gpus_per_rank),
         "device_name": properties.name,

@@ -7,14 +7,14 @@ ordinal of a device, and torch makes `cuda:LOCAL_RANK` of it even where gloo is 
 """
 
 import os
-import sys
 from datetime import timedelta
 from typing import Any
 
-NO_NCCL = {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"}
-"""Without both, accelerate refuses several RTX 40 cards on drivers before 550. No rank uses NCCL."""
+from rankdeck.runner.launching.environment import LOOPBACK
 
-LOOPBACK = "lo" if sys.platform.startswith("linux") else "lo0"
+NO_NCCL = {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"}
+"""Without both, accelerate refuses several RTX 40 cards on drivers before 550. No rank uses NCCL by way of
+accelerate."""
 
 
 def join(rank: int, world_size: int, store: str | None, timeout: timedelta | None = None) -> Any:

@@ -33,7 +33,7 @@ def main() -> NoReturn:
     for name in LAUNCHER_SETTINGS:
         os.environ.pop(name, None)
     with _without_threads_or_cuda():
-        worker.import_engines()
+        worker.import_engines(vllm=options.by_vllm)
     why_not = why_no_forking()
     if why_not is not None:
         sys.stdout.write(f"each rank imports for itself: {why_not}\n")

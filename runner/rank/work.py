@@ -15,8 +15,8 @@ import torch
 from rankdeck.runner import protocol
 from rankdeck.runner.engine import errors, memory
 from rankdeck.runner.engine.base import Engine
-from rankdeck.runner.engine.continuous import ContinuousEngine
 from rankdeck.runner.engine.rows import Cancelled, Progress
+from rankdeck.runner.engine.rows_engine import RowsEngine
 from rankdeck.runner.protocol import OutputRecord, Work, record_digest
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.rank.continuous_rank import ContinuousRank
@@ -29,6 +29,10 @@ class DeviceLostError(RuntimeError):
     def __init__(self, devices: Sequence[torch.device], cause: Exception) -> None:
         names = ", ".join(str(device) for device in devices)
         super().__init__(f"this process can no longer use {names}: {errors.in_one_line(cause)}")
+
+
+class EngineBrokenError(RuntimeError):
+    """This process's engine can generate nothing more; a new one usually can."""
 
 
 class RankWork:
@@ -54,6 +58,11 @@ class RankWork:
             except Exception as error:
                 if memory.is_lost(error, self._engine.devices):
                     raise DeviceLostError(self._engine.devices, error) from error
+                if self._engine.broken:
+                    if errors.is_out_of_memory(error):
+                        # The next rank is to have fewer rows.
+                        self._link.send(msgspec.structs.replace(self._failure(order, error), leaving=True))
+                    raise EngineBrokenError(f"{self._engine.name} cannot go on: {errors.in_one_line(error)}") from error
                 traceback.print_exc()
                 failed_stream = order.stream or 0
                 self._link.send(self._failure(order, error))
@@ -76,7 +85,7 @@ class RankWork:
     def _do(self, order: Work) -> protocol.Leave | None:
         self._send_notes()
         closed = order.measure or not order.keep or order.max_new_tokens is not None
-        if closed or not isinstance(self._engine, ContinuousEngine):
+        if closed or not isinstance(self._engine, RowsEngine):
             self._generate(order)
             return None
         continuous = ContinuousRank(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 
 from rankdeck.runner import protocol, run_directory
+from rankdeck.runner.launching.scratch import scratch_of
 from rankdeck.runner.protocol import StartRank
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.rank import group
@@ -77,31 +78,26 @@ class _Rank:
         run = run_directory.read_run_file(options.run_dir)
         self.config: RunConfig = run.config
         self.prompts = run.prompts
-        hide_other_gpus(self.config, self.rank)
+        self.by_vllm = options.by_vllm
+        hide_other_gpus(self.config, self.rank, alone=self.by_vllm)
 
     def live(self) -> None:
         started = time.monotonic()
-        import_engines(lambda: self._phase("importing"))
-        from rankdeck.runner.engine import choose, loading, memory, private_names
-        from rankdeck.runner.engine.trials import findings
+        import_engines(lambda: self._phase("importing"), vllm=self.by_vllm)
         from rankdeck.runner.rank.work import RankWork
 
-        private_names.require_static()
+        self._require_names()
         self._phase("joining")
         accelerator = self._join()
-        share = hold_to_share(self.config, self.rank, accelerator.device, self.link.meet)
+        share = None
+        if not self.by_vllm:  # which takes what it is told to, and has its GPU to itself
+            share = hold_to_share(self.config, self.rank, accelerator.device, self.link.meet)
         self._phase("loading")
         model_path = model_folder(self.options.model, self.options.run_dir)
-        there = {"ranks": self.config.ranks, "gpus": gpus_of_run(self.config)}
-        own = loading.devices_for(self.config, accelerator.device)
-        with memory.explained("loading the model", own, share, **there):
-            loaded = loading.load(self.config, model_path, accelerator.device, findings.usual_folder())
-        self._phase("warming up")
-        devices = loading.devices_of(loaded.model, loaded.device)
-        # Before a continuous engine takes its cache: what is free afterwards says nothing about how many rows fit.
-        room = self._room(devices, share)
-        with memory.explained("warming up", devices, share, **there):
-            engine, why = choose.choose(self.config, loaded, self.prompts, self.engine_hint)
+        if self.by_vllm:
+            loaded, engine, why, room = self._by_vllm(model_path, accelerator.device)
+        else:
+            loaded, engine, why, room = self._by_ourselves(model_path, accelerator.device, share)
         if why and (self.rank == 0 or self.config.engine not in ("auto", engine.name)):
             self.link.send(protocol.LogLine(source=f"rank {self.rank}", text=f"{engine.name} engine: {why}"))
         if self.config.dispatch == "split":
@@ -111,8 +107,62 @@ class _Rank:
         work = RankWork(self.rank, self.config, engine, self.link)
         if work.run():
             self._gather(accelerator, work.digests)
-        # Without this the process group's threads may abort the process on its way out.
-        accelerator.end_training()
+        if self.by_vllm:
+            engine.leave()  # with the process group, which is its own
+        else:
+            # Without this the process group's threads may abort the process on its way out.
+            accelerator.end_training()
+
+    def _require_names(self) -> None:
+        """Raise RuntimeError where the packages that are installed lack something that the engines use."""
+        if self.by_vllm:
+            from rankdeck.runner.engine.vllm import names
+
+            names.require()
+        else:
+            from rankdeck.runner.engine import private_names
+
+            private_names.require_static()
+
+    def _by_ourselves(
+        self, model_path: str, device: "torch.device", share: "Share | None"
+    ) -> "tuple[Loaded, Engine, str, dict[str, Any]]":
+        """The loaded model, its engine and why it is this one, and the memory there is, as fields of RankReady."""
+        from rankdeck.runner.engine import choose, loading, memory
+        from rankdeck.runner.engine.trials import findings
+
+        there = {"ranks": self.config.ranks, "gpus": gpus_of_run(self.config)}
+        own = loading.devices_for(self.config, device)
+        with memory.explained("loading the model", own, share, **there):
+            loaded = loading.load(self.config, model_path, device, findings.usual_folder())
+        self._phase("warming up")
+        devices = loading.devices_of(loaded.model, loaded.device)
+        # Before a continuous engine takes its cache: what is free afterwards says nothing about how many rows fit.
+        room = self._room(devices, share)
+        with memory.explained("warming up", devices, share, **there):
+            engine, why = choose.choose(self.config, loaded, self.prompts, self.engine_hint)
+        if self.config.gpu_memory_share is not None:
+            engine.add_notes([f"--gpu-memory-share has no effect on the {engine.name} engine, only on vLLM"])
+        return loaded, engine, why, room
+
+    def _by_vllm(self, model_path: str, device: "torch.device") -> "tuple[Loaded, Engine, str, dict[str, Any]]":
+        """The same, of vLLM, which loads the weights itself."""
+        from rankdeck.runner.engine import loading, memory
+        from rankdeck.runner.engine.vllm.engine import VllmEngine
+        from rankdeck.runner.engine.vllm.outline import outline
+
+        own = loading.devices_for(self.config, device)
+        # Of several GPUs only the first has a context here; asking for the others' memory would make one on each.
+        room = self._room(own, None) if len(own) == 1 else {}
+        with memory.explained("vLLM", own, None, ranks=self.config.ranks, gpus=gpus_of_run(self.config)):
+            loaded = outline(self.config, model_path, device)
+            scratch = scratch_of(self.options.socket, self.rank)
+            engine = VllmEngine(loaded, self.config, model_path, scratch, self._phase)
+            engine.warm_up()
+        if "memory_free_bytes" in room:  # with the model, as the other engines count it, and without the cache
+            room["memory_free_bytes"] = max(0, room["memory_free_bytes"] - engine.describe()["parameter_bytes"])
+        chosen = self.config.engine == "auto" and self.engine_hint is not None
+        return loaded, engine, self.engine_hint.why if chosen and self.engine_hint is not None else "", room
 
     def _phase(self, phase: protocol.RankPhaseName) -> None:
         self.link.send(protocol.RankPhase(rank=self.rank, phase=phase))
@@ -122,7 +172,7 @@ class _Rank:
 
         if cores := os.environ.get("RANKDECK_CORES"):
             torch.set_num_threads(max(1, int(cores) // self.world_size))
-        remark = take_device(self.config, self.rank)
+        remark = take_device(self.config, self.rank, alone=self.by_vllm)
         if remark is not None and self.rank == 0:
             self.link.send(protocol.LogLine(source=f"rank {self.rank}", text=remark))
         accelerator = group.join(self.rank, self.world_size, self.store, GROUP_TIMEOUT)
@@ -167,11 +217,19 @@ class _Rank:
             rank=self.rank,
             engine=engine.name,
             engine_reason=why,
+            **self._lead(engine.name),
             seconds=round(seconds, 3),
             **room,
-            **device_facts(device, engine.devices, self.config, self.rank),
+            **device_facts(device, engine.devices, self.config, self.rank, alone=self.by_vllm),
             **engine.describe(),
         )
+
+    def _lead(self, engine: str) -> dict[str, Any]:
+        """How far this engine was ahead in earlier runs, as fields of RankReady, if that is why it was taken."""
+        hint = self.engine_hint
+        if self.config.engine != "auto" or hint is None or hint.engine != engine:
+            return {}
+        return {"engine_lead": hint.lead, "engine_over": hint.over}
 
     def _gather(self, accelerator: Any, digests: list[tuple[int, str]]) -> None:
         from accelerate.utils import gather_object
@@ -204,8 +262,10 @@ def seed_rank(seed: int | None, rank: int, attempt: int = 1) -> None:
     set_seed(own)
 
 
-def import_engines(begin: Callable[[], None] = lambda: None) -> None:
+def import_engines(begin: Callable[[], None] = lambda: None, *, vllm: bool = False) -> None:
     """Import the engines and all they need: two thousand modules, which stay. Calls `begin` if that is still to do.
+
+    What vLLM needs is imported only with `vllm`.
 
     The garbage collector would walk them over and over while they come in, and find nothing.
     """
@@ -219,7 +279,13 @@ def import_engines(begin: Callable[[], None] = lambda: None) -> None:
         import transformers.modeling_utils  # noqa: F401
 
         import rankdeck.runner.engine.choose
-        import rankdeck.runner.rank.work  # noqa: F401
+        import rankdeck.runner.rank.work
+
+        if vllm:
+            import rankdeck.runner.engine.vllm.engine  # noqa: F401
+            from rankdeck.runner.engine.vllm import names
+
+            names.require()
     finally:
         gc.freeze()
         gc.enable()

@@ -29,6 +29,8 @@ class Known:
     on_gpu: bool = False
     memory_free_bytes: int | None = None
     kv_bytes_per_token: int | None = None
+    most_rows: int | None = None
+    """The most rows at once that the engine was loaded for; None if it has no such bound."""
 
     @property
     def per_rank(self) -> int:
@@ -66,7 +68,8 @@ class Search:
         """The size to begin with."""
         self.limit = memory_limit(self.known)
         self.limit_reason = f"memory allows about {self.limit} rows" if self.limit is not None else ""
-        rows, rounds = first_batch(self.known.per_rank, on_gpu=self.known.on_gpu, most=self.limit)
+        bounds = [bound for bound in (self.limit, self.known.most_rows) if bound is not None]
+        rows, rounds = first_batch(self.known.per_rank, on_gpu=self.known.on_gpu, most=min(bounds, default=None))
         if rounds is None:
             return Choice(rows, f"starting at {rows} and growing while tokens/s gains 5 %", False)
         some = "one even round" if rounds == 1 else f"{rounds} even rounds"
@@ -87,7 +90,9 @@ class Search:
         return self._grow(batch_size, prompts_left)
 
     def _grow(self, batch_size: int, prompts_left: int) -> Choice:
-        wanted = batch_size * 2
+        wanted, most = batch_size * 2, self.known.most_rows
+        if most is not None and batch_size < most < wanted:
+            wanted = most
         # A round that the remaining prompts cannot fill measures nothing: sharing them out evenly is best.
         left = -(-prompts_left // self.known.ranks)
         if left <= wanted:
@@ -107,6 +112,9 @@ class Search:
 
     def _fits(self, batch_size: int) -> str | None:
         """Why `batch_size` would not fit, or None: by the peaks of two measured sizes, else by the estimate."""
+        most = self.known.most_rows
+        if most is not None and batch_size > most:
+            return f"the engine was started for at most {most:,} rows at once"
         free = self.known.memory_free_bytes
         sizes = sorted(self.peaks)
         if len(sizes) >= 2 and free:

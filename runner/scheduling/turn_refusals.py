@@ -22,13 +22,22 @@ def no_prompt_left(scheduler: Scheduler, turn: SetBatchSize | SetActiveRanks) ->
     return f"no prompts left for {wanted}: {rest if in_hand else 'all are done'}"
 
 
-def batch_size_refused(scheduler: Scheduler, asked: int, *, continuous: bool) -> str | None:
-    """Why `asked` prompts a batch is refused; None if it is not, or if it is the batch size already."""
+def batch_size_refused(
+    scheduler: Scheduler, asked: int, *, continuous: bool, most_rows: int | None = None
+) -> str | None:
+    """Why `asked` prompts a batch is refused; None if it is not, or if it is the batch size already.
+
+    `most_rows` are the most that ranks were loaded for.
+    """
     now = scheduler.batch_size
     if asked < 1 and now == 1:
         return "batch size is already 1"
     if asked > MAX_BATCH_SIZE and now == MAX_BATCH_SIZE:
         return f"{MAX_BATCH_SIZE:,} is the largest batch size"
+    if most_rows is not None and asked > max(now, most_rows):
+        return (
+            f"vLLM was started for at most {most_rows:,} rows at once; for more, start the run with that --batch-size"
+        )
     # A smaller size that changes nothing is let through: it is on the way to one that does.
     if asked > now and not continuous and scheduler.cut_alike(min(asked, MAX_BATCH_SIZE)):
         left = scheduler.pending

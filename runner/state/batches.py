@@ -25,6 +25,10 @@ SAME_ROWS = 1.1
 """Up to this factor more rows than an earlier batch count as the same size: even rounds vary a little."""
 
 
+SLACK_SECONDS = 0.5
+"""What an account may take longer by the rank's clock than by the supervisor's, between its messages."""
+
+
 def replace_rank(state: RunState, number: int, **changes: object) -> RunState:
     """The state with one rank changed; unchanged if there is no such rank."""
     if not 0 <= number < len(state.ranks):
@@ -108,10 +112,25 @@ def output(state: RunState, event: protocol.Output) -> RunState:
     )
 
 
-def between_periods(state: RunState) -> RunState:
-    """A pause begins or ends: a continuous rank's account that spans this moment counts for no period."""
+def paused(state: RunState) -> RunState:
+    """A pause begins: a continuous rank's account that spans this moment counts for no period."""
     ranks = tuple(msgspec.structs.replace(rank, batch_period=None) if rank.continuous else rank for rank in state.ranks)
     return msgspec.structs.replace(state, ranks=ranks)
+
+
+def resumed(state: RunState, at: float) -> RunState:
+    """A pause ends. A stepwise rank has closed its account when it began, and begins the next one now."""
+    anew = {"batch_period": _period_number(state), "begun_in": state.period_number, "account_started_at": at}
+    ranks = tuple(
+        msgspec.structs.replace(rank, **anew) if _stands_still(state, rank) else rank for rank in paused(state).ranks
+    )
+    return msgspec.structs.replace(state, ranks=ranks)
+
+
+def _stands_still(state: RunState, rank: RankState) -> bool:
+    """Whether the rank's rows do while the run is paused: a closed batch, in a sweep, is finished."""
+    trials = {period.number for period in state.periods if period.trial}
+    return rank.stepwise and rank.batch is not None and not state.sweeping and rank.begun_in not in trials
 
 
 def account_closed(state: RunState, event: protocol.AccountClosed) -> RunState:
@@ -121,6 +140,11 @@ def account_closed(state: RunState, event: protocol.AccountClosed) -> RunState:
     state = _computed(state, event)
     rank = state.ranks[event.rank]
     seconds = max(0.0, event.at - rank.account_started_at)
+    if rank.stepwise and event.result.seconds > seconds + SLACK_SECONDS:
+        # It began before a pause that was too short for the rank to notice.
+        state = replace_rank(state, event.rank, batch_period=None)
+    if rank.stepwise:
+        seconds = max(seconds, event.result.seconds)  # it may be heard late, after a resume that it does not belong to
     state = _warmed(_measured(state, event, seconds), event)
     return replace_rank(
         state,
@@ -142,7 +166,10 @@ def batch_finished(state: RunState, event: protocol.BatchFinished) -> RunState:
     if not rank.batch_kept and state.sweep is not None and not state.sweep.plan.outputs:
         state = _unkept(state, event)
     if not rank.accounts:  # else it is a continuous rank's last account, with ever fewer rows
-        state = _measured(state, event, max(0.0, event.at - rank.batch_started_at))
+        began, least = rank.batch_started_at, 0.0
+        if rank.stepwise and rank.batch_kept:
+            began, least = rank.account_started_at, event.result.seconds
+        state = _measured(state, event, max(least, event.at - began))
     state = _warmed(state, event)
     return msgspec.structs.replace(batch_over(state, event.rank, event.at), last_result_at=event.at)
 
@@ -150,17 +177,21 @@ def batch_finished(state: RunState, event: protocol.BatchFinished) -> RunState:
 def _computed(state: RunState, event: Accounted) -> RunState:
     """The state with the token slots and the peaks of memory of a batch or account."""
     rank, result = state.ranks[event.rank], event.result
+    slots, padded = _slots(result)
     state = replace_rank(
         state,
         event.rank,
-        slots=rank.slots + result.slots,
-        padded_slots=rank.padded_slots + result.padded_slots,
+        slots=rank.slots + slots,
+        padded_slots=rank.padded_slots + padded,
         peak_memory_bytes=most(rank.peak_memory_bytes, result.peak_memory_bytes),
         reserved_memory_bytes=most(rank.reserved_memory_bytes, result.reserved_memory_bytes),
     )
-    return msgspec.structs.replace(
-        state, slots=state.slots + result.slots, padded_slots=state.padded_slots + result.padded_slots
-    )
+    return msgspec.structs.replace(state, slots=state.slots + slots, padded_slots=state.padded_slots + padded)
+
+
+def _slots(result: protocol.BatchResult) -> tuple[int, int]:
+    """The token slots of a batch or account, and those that held no token; none where the latter is not known."""
+    return (0, 0) if result.padded_slots is None else (result.slots, result.padded_slots)
 
 
 def _measured(state: RunState, event: Accounted, seconds: float) -> RunState:
@@ -171,7 +202,8 @@ def _measured(state: RunState, event: Accounted, seconds: float) -> RunState:
         return state
     cold, memory = is_cold(rank, result.rows), (result.peak_memory_bytes, result.reserved_memory_bytes)
     read, flops = (reading_of(rank.ready, result), flops_of(rank.ready, result)) if rank.ready else (None, None)
-    room = {"slots": result.slots, "padded_slots": result.padded_slots, "rows": 0 if rank.continuous else result.rows}
+    slots, padded = _slots(result)
+    room = {"slots": slots, "padded_slots": padded, "rows": 0 if rank.continuous else result.rows}
     share = share_of_batch(result.output_tokens, seconds, cold=cold, read=read, flops=flops, **room)
     last = state.periods[-1].with_batch(event.rank, share, *memory)
     state = msgspec.structs.replace(state, periods=(*state.periods[:-1], last))

@@ -25,7 +25,8 @@ class RankShare(msgspec.Struct, frozen=True, array_like=True):
 
     `rates` sums the batches' output tokens/s, `squares` the squares of these. `read` is what their decode steps had to
     read, and `flops` what they computed; zero where that is not known. Of their `slots` for tokens `padded_slots` held
-    none. `rows` sums the batches' rows; zero for a continuous rank, whose rows come and go.
+    none; zero where that is not known, too. `rows` sums the batches' rows; zero for a continuous rank, whose rows come
+    and go.
     """
 
     batches: int = 0
@@ -125,10 +126,10 @@ class KnobPeriod(msgspec.Struct, frozen=True, kw_only=True):
         return rows / self.batches if rows else None
 
     @property
-    def padding_waste(self) -> float:
-        """Share of the token slots of its batches that held no token, 0 to 1."""
+    def padding_waste(self) -> float | None:
+        """Share of the token slots of its batches that held no token, 0 to 1; None where no batch tells."""
         slots = sum(share.slots for share in self.shares.values())
-        return sum(share.padded_slots for share in self.shares.values()) / slots if slots else 0.0
+        return sum(share.padded_slots for share in self.shares.values()) / slots if slots else None
 
     @property
     def half_width(self) -> float | None:

@@ -15,9 +15,10 @@ from rankdeck.runner.state.batches import (
     batch_finished,
     batch_over,
     batch_started,
-    between_periods,
     output,
+    paused,
     replace_rank,
+    resumed,
 )
 from rankdeck.runner.state.knobs import batch_size_changed, mark, new_period, sweep_event
 from rankdeck.runner.state.run import LogEntry, RankState, RunState
@@ -102,10 +103,10 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
                 output_tokens=event.output_tokens,
             )
         case protocol.Paused():
-            state = between_periods(state)
+            state = paused(state)
             return mark(msgspec.structs.replace(state, paused=event.reason), "pause", "paused")
         case protocol.Resumed():
-            state = between_periods(state)
+            state = resumed(state, event.at)
             return mark(msgspec.structs.replace(state, paused=None, loads=()), "pause", "resumed")
         case protocol.RankLost():
             # What it had in hand is handed out again first, so the plan of rounds no longer holds.
@@ -128,6 +129,8 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
         case protocol.GatherChecked():
             return msgspec.structs.replace(state, gather=event)
         case protocol.Stopping():
+            if state.paused is not None and state.phase != "stopping":
+                state = resumed(state, event.at)  # what is in hand is finished, pause or not
             return msgspec.structs.replace(state, phase="stopping")
         case protocol.RunEnded():
             return _ended(state, event)
@@ -144,6 +147,9 @@ def _taken_up(state: RunState, event: protocol.RunTakenUp) -> RunState:
 
     Called before `now` moves to the event: no work was done since the event before it.
     """
+    for rank in state.ranks:
+        if rank.batch is not None:
+            state = batch_over(state, rank.rank, state.now)
     sweep = state.sweep
     if sweep is not None:
         # A sweep that was started within a run is given up; a run that is a sweep goes on with it.
@@ -186,7 +192,14 @@ def _taken_up(state: RunState, event: protocol.RunTakenUp) -> RunState:
 
 
 def _launched(state: RunState, event: protocol.RanksLaunched) -> RunState:
-    """New ranks; a rank that was there before keeps its totals."""
+    """New ranks; a rank that was there before keeps its totals.
+
+    Those that were not lost, but ended with the one that was, had their batches in hand until then.
+    """
+    for rank in state.ranks:
+        if rank.batch is not None:
+            lost = state.loss is not None and state.loss.at >= rank.batch_started_at
+            state = batch_over(state, rank.rank, state.loss.at if lost and state.loss is not None else event.at)
     before = {rank.rank: rank for rank in state.ranks}
     fresh = {
         "phase": "starting",
@@ -199,6 +212,7 @@ def _launched(state: RunState, event: protocol.RanksLaunched) -> RunState:
         "in_flight_tokens": 0,
         "rows_at_once": None,
         "cache_used": None,
+        "prefix_hits": None,
         "cause": None,
         "silence": None,
     }

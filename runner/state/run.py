@@ -10,7 +10,7 @@ import msgspec
 
 from rankdeck.runner import protocol
 from rankdeck.runner.protocol import AnyEvent, DeviceSample, ProcessSample, RankReady
-from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.config import CONTINUOUS_ENGINES, STEPWISE_ENGINES, RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepState
 from rankdeck.runner.scheduling.rounds import EvenRounds
 from rankdeck.runner.state.costs import CostPoint
@@ -27,6 +27,7 @@ RankStage = Literal[
     "importing",
     "joining",
     "loading",
+    "compiling",
     "warming up",
     "ready",
     "prefill",
@@ -53,11 +54,11 @@ class RankState(msgspec.Struct, frozen=True, kw_only=True):
 
     `rows` counts the prompts in hand without a record; `batch_rows` those that its batch began with. A continuous rank
     generates only `rows_at_once` of its rows at a time, and `cache_used` is the share (0 to 1) of its key and value
-    cache that these take; `accounts` counts those closed in its batch. `first_step` and `last_step` are the first and
-    the newest step reported of the batch. `warm_rows` are the rows of the largest batch that it has ended since it was
-    launched; 0 before the first. `batch_period` is the number of the period that its batch counts for,
-    `begun_in` that of the one it began in, whoever else was at work then. `silence` is set while it says nothing for
-    unusually long.
+    cache that these take, `prefix_hits` that of its prompts' tokens that were there already; `accounts` counts those
+    closed in its batch. `first_step` and `last_step` are the first and the newest step reported of the batch.
+    `warm_rows` are the rows of the largest batch that it has ended since it was launched; 0 before the first.
+    `batch_period` is the number of the period that its batch counts for, `begun_in` that of the one it began in,
+    whoever else was at work then. `silence` is set while it says nothing for unusually long.
     """
 
     rank: int
@@ -77,6 +78,7 @@ class RankState(msgspec.Struct, frozen=True, kw_only=True):
     begun_in: int | None = None
     rows_at_once: int | None = None
     cache_used: float | None = None
+    prefix_hits: float | None = None
     account_started_at: float = msgspec.field(default=0.0, name="stint_started_at")
     accounts: int = msgspec.field(default=0, name="stints")
     cap: int | None = None
@@ -99,12 +101,17 @@ class RankState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def continuous(self) -> bool:
-        return self.ready is not None and self.ready.engine == "continuous"
+        return self.ready is not None and self.ready.engine in CONTINUOUS_ENGINES
 
     @property
-    def padding_waste(self) -> float:
-        """Share of token slots that held no real token, 0 to 1."""
-        return self.padded_slots / self.slots if self.slots else 0.0
+    def stepwise(self) -> bool:
+        """Whether a turn or a pause reaches it within a step: it need not wait for rows to end."""
+        return self.ready is not None and self.ready.engine in STEPWISE_ENGINES
+
+    @property
+    def padding_waste(self) -> float | None:
+        """Share of token slots that held no real token, 0 to 1; None if no batch has told."""
+        return self.padded_slots / self.slots if self.slots else None
 
 
 class DeviceState(msgspec.Struct, frozen=True, kw_only=True):
@@ -269,8 +276,14 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
         return any(rank.continuous for rank in self.ranks)
 
     @property
-    def padding_waste(self) -> float:
-        return self.padded_slots / self.slots if self.slots else 0.0
+    def stepwise(self) -> bool:
+        """Whether turns and pauses reach all ranks within a step."""
+        return bool(self.ranks) and all(rank.stepwise for rank in self.ranks)
+
+    @property
+    def padding_waste(self) -> float | None:
+        """As of a rank, of all of them."""
+        return self.padded_slots / self.slots if self.slots else None
 
     @property
     def sweeping(self) -> bool:

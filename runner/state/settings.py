@@ -48,7 +48,7 @@ class SettingRow(msgspec.Struct, frozen=True, kw_only=True):
     reserved_memory_bytes: int | None
     mbu: float | None = None
     matrix_share: float | None = None
-    padding_waste: float = 0.0
+    padding_waste: float | None = None
     rows: float | None = None
 
     @property
@@ -125,7 +125,7 @@ def circumstances(state: RunState, number: int | None) -> Circumstances:
         measured=row is not None,
         mbu=row.mbu if row is not None else None,
         matrix_share=row.matrix_share if row is not None else None,
-        padding_waste=row.padding_waste if row is not None else 0.0,
+        padding_waste=row.padding_waste if row is not None else None,
         held=state.held.kind,
     )
 

@@ -25,7 +25,7 @@ def summarise(state: RunState, unwritten: Sequence[OutputRecord] = ()) -> Summar
         output_tokens=state.output_tokens,
         seconds=round(seconds, 3),
         tokens_per_second=rate(state.output_tokens),
-        padding_waste=round(state.padding_waste, 4),
+        padding_waste=_rounded(state.padding_waste),
         length=state.config.length_mode if state.config else "natural length",
         ranks=[
             protocol.RankSummary(
@@ -36,9 +36,13 @@ def summarise(state: RunState, unwritten: Sequence[OutputRecord] = ()) -> Summar
                 prompt_tokens=rank.prompt_tokens,
                 output_tokens=rank.output_tokens,
                 tokens_per_second=rate(rank.output_tokens),
-                padding_waste=round(rank.padding_waste, 4),
+                padding_waste=_rounded(rank.padding_waste),
                 idle=round(state.idle(rank), 4),
             )
             for rank in state.ranks
         ],
     )
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 4)

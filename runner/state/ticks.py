@@ -44,6 +44,7 @@ def tick(state: RunState, event: protocol.Tick) -> RunState:
                 in_flight_tokens=flight.output_tokens,
                 rows_at_once=flight.rows,
                 cache_used=flight.cache_used,
+                prefix_hits=flight.prefix_hits,
             )
     if event.devices is not None or event.processes is not None:
         before = {device.sample.uuid: device.sample for device in state.devices}
@@ -157,7 +158,9 @@ def _loaded(state: RunState, load: Load) -> RunState:
 
 
 def _within(state: RunState, number: int) -> bool:
-    """Whether all batches in hand began in this period: another than an active rank gets none."""
+    """Whether all batches in hand began in this period, and go on: another than an active rank gets none."""
+    if state.paused is not None and state.stepwise and not state.sweeping:
+        return False
     return all(rank.begun_in == number for rank in state.ranks if rank.batch is not None)
 
 

@@ -38,6 +38,7 @@ SpanKind = Literal[
     "importing",
     "joining",
     "loading",
+    "compiling",
     "warming up",
     "ready",
 ]
@@ -45,7 +46,7 @@ SpanKind = Literal[
 launched again; `ready`: it waits for the other ranks."""
 
 WORK: tuple[SpanKind, ...] = ("batch", "stint", "failed", "lost", "stopped")
-LOADING: tuple[SpanKind, ...] = ("starting", "importing", "joining", "loading", "warming up")
+LOADING: tuple[SpanKind, ...] = ("starting", "importing", "joining", "loading", "compiling", "warming up")
 
 
 class Work(msgspec.Struct, frozen=True, array_like=True):
@@ -61,8 +62,8 @@ class Work(msgspec.Struct, frozen=True, array_like=True):
     padded_slots: int = 0
 
     @property
-    def padding_waste(self) -> float:
-        return self.padded_slots / self.slots if self.slots else 0.0
+    def padding_waste(self) -> float | None:
+        return self.padded_slots / self.slots if self.slots else None
 
 
 class Span(msgspec.Struct, frozen=True, array_like=True):
@@ -89,13 +90,15 @@ class Span(msgspec.Struct, frozen=True, array_like=True):
 class Lane(msgspec.Struct, frozen=True, array_like=True):
     """One rank's spans in order of time, and the present one, whose `ended` has no meaning yet.
 
-    `threads` are those that it loaded with, on a CPU: its equal share of the `cores` with all ranks.
+    `threads` are those that it loaded with, on a CPU: its equal share of the `cores` with all ranks. The rows of a
+    `stepwise` one stand still while the run is paused.
     """
 
     spans: tuple[Span, ...] = ()
     open: Span | None = None
     threads: int | None = None
     cores: int | None = None
+    stepwise: bool = False
 
 
 class Hold(msgspec.Struct, frozen=True, array_like=True):

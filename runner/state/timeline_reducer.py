@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from rankdeck.runner import protocol
 from rankdeck.runner.protocol import AnyEvent, BatchResult
+from rankdeck.runner.protocol.config import STEPWISE_ENGINES
 from rankdeck.runner.state.timeline import (
     BUSY_POINTS,
     BUSY_SERIES,
@@ -50,7 +51,8 @@ def after(timeline: Timeline, event: AnyEvent, now: float, worked: float) -> Tim
             return _next(timeline, event.rank, at, Span(event.phase, at, at, attempt=timeline.attempt))
         case protocol.RankReady():
             timeline = _next(timeline, event.rank, at, Span("ready", at, at, attempt=timeline.attempt))
-            return _with_lane(timeline, event.rank, threads=event.threads, cores=event.cores)
+            stepwise = event.engine in STEPWISE_ENGINES
+            return _with_lane(timeline, event.rank, threads=event.threads, cores=event.cores, stepwise=stepwise)
         case protocol.RanksReady():
             return _all_closed(timeline, at)
         case protocol.BatchStarted():
@@ -80,7 +82,9 @@ def after(timeline: Timeline, event: AnyEvent, now: float, worked: float) -> Tim
             pauses = (*_resumed(timeline, at), Hold(at, None, event.reason))[-MOST_HOLDS:]
             return replace(timeline, pauses=pauses)
         case protocol.Resumed():
-            return replace(timeline, pauses=_resumed(timeline, at))
+            return _standing_begin(replace(timeline, pauses=_resumed(timeline, at)), at)
+        case protocol.Stopping():
+            return _standing_begin(timeline, at)  # what is in hand is finished, pause or not
         case protocol.ActiveRanksChanged():
             return replace(timeline, active=_active(timeline, at, event.active_ranks))
         case protocol.TrialStarted():
@@ -154,8 +158,8 @@ def _work(result: BatchResult | None) -> Work | None:
         decode_seconds=round(result.decode_seconds, 4),
         steps=result.steps,
         row_steps=result.decode_slots,
-        slots=result.slots,
-        padded_slots=result.padded_slots,
+        slots=result.slots if result.padded_slots is not None else 0,
+        padded_slots=result.padded_slots or 0,
     )
 
 
@@ -174,6 +178,21 @@ def _resumed(timeline: Timeline, at: float) -> tuple[Hold, ...]:
     if not timeline.pauses or timeline.pauses[-1].ended is not None:
         return timeline.pauses
     return (*timeline.pauses[:-1], replace(timeline.pauses[-1], ended=at))
+
+
+def _standing_begin(timeline: Timeline, at: float) -> Timeline:
+    """Accounts that were opened in the pause that ends at `at` begin now, if their rows stood still."""
+    if not timeline.pauses or timeline.pauses[-1].ended not in (None, at):
+        return timeline
+    paused_at = timeline.pauses[-1].began
+    for before, after in zip(timeline.pauses[-2::-1], timeline.pauses[:0:-1], strict=False):
+        if before.ended != after.began:
+            break
+        paused_at = before.began  # a pause that went over into the next, for another reason
+    for rank, lane in enumerate(timeline.lanes):
+        if lane.stepwise and lane.open is not None and lane.open.kind == "stint" and lane.open.began >= paused_at:
+            timeline = _with_lane(timeline, rank, open=replace(lane.open, began=at))
+    return timeline
 
 
 def _active(timeline: Timeline, at: float, ranks: int) -> tuple[tuple[float, int], ...]:

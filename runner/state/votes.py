@@ -79,7 +79,7 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     measured: bool = False
     mbu: float | None = None
     matrix_share: float | None = None
-    padding_waste: float = 0.0
+    padding_waste: float | None = None
     held: Kind | None = None
 
     def bound(self, usual: float, kind: Kind) -> float:
@@ -170,7 +170,7 @@ def _vote_of_steps(case: Circumstances, computes: bool | None, reads: bool | Non
             "uneven lengths": True,
         }
         return case.held if case.held is not None and still.get(case.held, False) else None
-    return "uneven lengths" if case.padding_waste >= case.bound(UNEVEN, "uneven lengths") else None
+    return "uneven lengths" if (case.padding_waste or 0.0) >= case.bound(UNEVEN, "uneven lengths") else None
 
 
 def _reaches(

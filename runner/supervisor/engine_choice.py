@@ -6,9 +6,14 @@ which engine was faster in them, is `runner.forecast.engine_record`'s business.
 
 from collections.abc import Iterator
 
+import msgspec
+
 from rankdeck.runner import run_directory
 from rankdeck.runner.forecast.engine_record import Earlier, Job, conditions, faster
 from rankdeck.runner.inputs.frozen_prompts import PromptIndex
+from rankdeck.runner.machine import vllm_here
+from rankdeck.runner.protocol import config as settings
+from rankdeck.runner.protocol.config import ENGINES, RunConfig
 from rankdeck.runner.protocol.engines import EngineHint
 from rankdeck.runner.run_directory.run_file import RunFile, RunFileError
 
@@ -24,7 +29,21 @@ def hint(run: RunFile, prompts: PromptIndex) -> EngineHint:
     if run.config.sweep is not None:
         return EngineHint()
     job = _job(run, mean_bytes(prompts))
-    return (faster(job, list(_earlier())) if job is not None else None) or EngineHint()
+    return (faster(job, list(_earlier()), engines_for(run.config)) if job is not None else None) or EngineHint()
+
+
+def engines_for(config: RunConfig) -> frozenset[str]:
+    """The engines that `auto` may take for a run with these settings: vLLM on GPUs, if it is installed and has them."""
+    return ENGINES if why_no_vllm(config) is None else ENGINES - {"vllm"}
+
+
+def why_no_vllm(config: RunConfig) -> str | None:
+    """Why `auto` cannot have ranks of vLLM for a run with these settings here; None if it can."""
+    if config.device != "cuda":
+        return "auto takes it on GPUs only"
+    by_vllm = msgspec.structs.replace(config, engine="vllm")
+    problems = settings.check(by_vllm) or vllm_here.problems(by_vllm, "cuda")
+    return str(problems[0]) if problems else None
 
 
 def mean_bytes(prompts: PromptIndex) -> float:

@@ -13,6 +13,7 @@ from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.scheduling import batch_size_search, turn_refusals
 from rankdeck.runner.scheduling.batch_size_search import Choice, Known, Search
 from rankdeck.runner.scheduling.scheduler import Assignment, Scheduler
+from rankdeck.runner.state import RunState
 from rankdeck.runner.supervisor.event_stream import EventStream
 from rankdeck.runner.supervisor.sweeper import Sweeper
 from rankdeck.runner.sweep.cells import cells, rate
@@ -74,7 +75,11 @@ class KnobControls:
         elif self._first_size is None:
             self._start_search()
         else:
-            self._use(Choice(self._first_size, "as asked for", settled=True))
+            most = _most_rows(self._events.state)
+            if most is not None and self._first_size > most:
+                self._use(Choice(most, f"the ranks were started for at most {most:,} rows at once", settled=True))
+            else:
+                self._use(Choice(self._first_size, "as asked for", settled=True))
 
     def ranks_lost(self, cause: str) -> bool:
         """Note that the ranks are gone. Returns whether that cost a trial."""
@@ -132,6 +137,10 @@ class KnobControls:
             return "not all ranks are ready"
         if self.sweeping:
             return "another is at work"
+        most = _most_rows(self._events.state)
+        if most is not None and max(plan.batch_sizes, default=0) > most:
+            bound = f"the ranks were started for at most {most:,} rows at once"
+            return f"{bound}; for more, start the run with that --batch-size"
         return "; ".join(str(problem) for problem in check_sweep(self._config, plan))
 
     def _swept(self) -> None:
@@ -203,7 +212,10 @@ class KnobControls:
         elif turn.batch_size is None:
             same = False
         else:
-            if why := turn_refusals.batch_size_refused(scheduler, turn.batch_size, continuous=now.continuous):
+            most = _most_rows(now)
+            if why := turn_refusals.batch_size_refused(
+                scheduler, turn.batch_size, continuous=now.continuous, most_rows=most
+            ):
                 return why
             same = turn.batch_size == scheduler.batch_size  # a search that is ended changes no batch either
         return None if same else turn_refusals.no_prompt_left(scheduler, turn)
@@ -295,7 +307,14 @@ class KnobControls:
             on_gpu=any(rank.device != "cpu" for rank in ready),
             memory_free_bytes=min(frees) if frees else None,
             kv_bytes_per_token=ready[0].kv_bytes_per_token if ready else None,
+            most_rows=_most_rows(self._events.state),
         )
+
+
+def _most_rows(state: RunState) -> int | None:
+    """The most rows at once that all ranks were loaded for; None if there is no such bound."""
+    known = [rank.ready.most_rows for rank in state.ranks if rank.ready is not None]
+    return min((most for most in known if most is not None), default=None)
 
 
 def _free_bytes(rank: RankReady, ready: list[RankReady]) -> int | None:

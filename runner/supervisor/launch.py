@@ -7,6 +7,7 @@ what follows.
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from rankdeck.runner.launching.environment import rank_environment
 from rankdeck.runner.launching.log_tail import LogTail
 from rankdeck.runner.launching.parent import RankParent
 from rankdeck.runner.launching.process_tree import exit_status_of
+from rankdeck.runner.launching.scratch import scratch_of
 from rankdeck.runner.machine import kernel, processes, telemetry
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.engines import EngineHint
@@ -132,6 +134,10 @@ class RankLaunch:
         config_file = self._directory / "accelerate.yaml"
         accelerate.write_accelerate_config(config_file, on_cpu)
         arguments = ["--run-dir", str(self._directory), "--socket", str(self._socket), "--model", self._model]
+        engine: str = self._config.engine
+        if engine == "auto" and self._engine_hint is not None:
+            engine = self._engine_hint.engine or engine
+        arguments += ["--engine", engine] if engine == "vllm" else []
         command = self._launch_command(config_file, "rankdeck.runner.rank.parent", arguments)
         environment = rank_environment(
             os.environ,
@@ -139,6 +145,7 @@ class RankLaunch:
             on_cpu,
             processes.usable_cores(),
             expandable_segments=not processes.under_wsl(),  # where they may fail in the middle of a run
+            engine=engine,
         )
         self._events.log("supervisor", "starting " + " ".join(command))
         await self._parent.start(command, environment)
@@ -196,6 +203,8 @@ class RankLaunch:
         await (self._parent.end() if self._parent_fails else self._parent.end_ranks())
         with contextlib.suppress(OSError):
             self._store.unlink(missing_ok=True)
+        for rank in range(self._config.ranks):
+            shutil.rmtree(scratch_of(str(self._socket), rank), ignore_errors=True)
         self.look_at_logs(last_look=True)
 
     def look_at_logs(self, *, last_look: bool = False) -> None:

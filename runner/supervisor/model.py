@@ -54,7 +54,8 @@ def _look_into(model: models.ResolvedModel, config: RunConfig, chat: bool) -> li
     if folder is None:
         return []
     found = examine(folder, trust_remote_code=config.trust_remote_code, chat=chat, weights_may_come=not model.is_local)
-    packages = quantization.check(config.quantization, quantization.read_model_config(str(folder)))
+    known = quantization.read_model_config(str(folder))
+    packages = quantization.check(config.quantization, known, by_vllm=config.engine == "vllm")
     if problems := [*found.problems, *map(str, packages)]:
         raise ModelError("; ".join(problems))
     return list(found.notes)

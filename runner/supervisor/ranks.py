@@ -13,7 +13,7 @@ import msgspec
 from rankdeck.runner import protocol
 from rankdeck.runner.inputs.frozen_prompts import PromptIndex
 from rankdeck.runner.protocol import BatchFailed, FromRank, OutputRecord, RankHello, StepsInFlight
-from rankdeck.runner.protocol.config import RunConfig
+from rankdeck.runner.protocol.config import CONTINUOUS_ENGINES, RunConfig
 from rankdeck.runner.scheduling.scheduler import Scheduler
 from rankdeck.runner.supervisor.door.peers import NoMessageError, RankPeer
 from rankdeck.runner.supervisor.event_stream import EventStream
@@ -175,7 +175,7 @@ class RankPool:
                 self._events.emit(message)
             case protocol.RankReady():
                 self._events.emit(message)
-                rank.idle, rank.continuous = True, message.engine == "continuous"
+                rank.idle, rank.continuous = True, message.engine in CONTINUOUS_ENGINES
                 rank.on_cpu = message.device == "cpu"
                 if len(self.work.idle) == self._config.ranks:
                     self._all_ready()
@@ -253,7 +253,8 @@ class RankPool:
             self._failures.batch_failed(failed)
         else:
             self._failures.rows_failed(in_hand, failed)
-        self._free(rank)
+        if not failed.leaving:
+            self._free(rank)
 
     def stop(self) -> None:
         """Hand out nothing more; the ranks leave after the batches in flight."""

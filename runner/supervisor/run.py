@@ -243,11 +243,15 @@ class Supervisor:
         """What `--engine auto` takes: found out before the first answer, and the same from then on."""
         if self._config.engine != "auto":
             return None
-        if (hint := self._run_file.engine_hint) is None:
+        hint = self._run_file.engine_hint
+        if hint is None or (hint.engine == "vllm" and not self._used):
             hint = EngineHint()
             if not self._used:
                 hint = await asyncio.to_thread(engine_choice.hint, self._run_file, self._prompts)
             self._remember(engine_hint=hint)
+        if hint.engine == "vllm" and (why := await asyncio.to_thread(engine_choice.why_no_vllm, self._config)):
+            said = f"this run used vLLM, chosen by --engine auto, and no longer can: {why}"
+            raise Ending("failed", EXIT_BAD_INPUT, f"{said}; resume it with --engine static")
         return hint
 
     @property

@@ -40,7 +40,8 @@ class TrialMeter:
         done = [result for batches in self._batches.values() for _, result in batches]
         output_tokens = sum(result.output_tokens for result in done)
         prompt_tokens = sum(result.prompt_tokens for result in done)
-        slots = sum(result.slots for result in done)
+        padded = [(result.padded_slots, result.slots) for result in done if result.padded_slots is not None]
+        slots = sum(whole for _, whole in padded)
         in_hand = sum(taken for batches in self._batches.values() for taken, _ in batches)
         steps = sorted(step for result in done for step in result.step_seconds or ())
         peaks = [self._peak(rank) for rank in self._batches]
@@ -63,7 +64,7 @@ class TrialMeter:
             step_ms=(percentile(steps, 50) * 1000, percentile(steps, 90) * 1000, percentile(steps, 99) * 1000)
             if steps
             else None,
-            padding_waste=sum(result.padded_slots for result in done) / slots if slots else 0.0,
+            padding_waste=sum(empty for empty, _ in padded) / slots if slots else None,
             idle=max(0.0, 1 - in_hand / (seconds * len(self._batches))),
             peak_memory_bytes=max(known) if known else None,
             rank_peak_memory_bytes=peaks,

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from rankdeck.runner.protocol import BatchResult, Experts, RankReady
+from rankdeck.runner.protocol.config import CONTINUOUS_ENGINES
 
 
 class Reading(msgspec.Struct, frozen=True, array_like=True):
@@ -49,8 +50,8 @@ def why_no_mbu(ranks: Sequence[RankReady], bandwidth: Mapping[int, float]) -> st
 
 
 def _why_no_reading(rank: RankReady) -> str | None:
-    if rank.engine == "continuous":
-        return "decode steps of the continuous engine hold prefills of other rows"
+    if rank.engine in CONTINUOUS_ENGINES:
+        return f"decode steps of the {rank.engine} engine hold prefills of other rows"
     if not rank.weight_read_bytes or rank.kv_bytes_per_token is None:
         return "how many bytes a decode step of this model reads is not known"
     if rank.experts is not None and not (rank.experts.count and rank.experts.per_token):

@@ -4,15 +4,17 @@ import argparse
 import dataclasses
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from rankdeck.runner.inputs.vllm_package import Build
 from rankdeck.runner.machine import processes
 from tests import ROOT
-from tests.benchmarks import engines, mixed, nvidia_smi, roofline, sides
+from tests.benchmarks import each_at_its_best, engines, mixed, nvidia_smi, roofline, sides
 
 
 def test_the_questions_about_one_passage_share_most_of_their_text_and_nothing_of_the_question() -> None:
@@ -191,3 +193,38 @@ def test_the_load_benchmark_has_a_supervisor_give_ranks_work_and_viewers_see_it(
     assert figures["events_per_second_per_viewer"] > 0
     assert figures["supervisor_rss_mib"] > 0
     assert {"messages_per_second_per_rank", "supervisor_cpu_percent", "dispatch_seconds"} <= figures.keys()
+
+
+def test_each_engine_takes_its_turn_at_the_batch_size_that_was_best_for_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best, ran = {"static": 8, "vllm": 4}, []
+
+    def run(_: sides.Job, settings: dict[str, object], folder: Path) -> sides.Figures:
+        size = settings["batch_size"]
+        ran.append((settings["engine"], size))
+        rate = 100.0 if size == best[str(settings["engine"])] else 50.0
+        return {"prompts": 3, "output_tokens": 9, "seconds": 1.0, "tokens_per_second": rate, "padding_waste": None}
+
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))  # which is changed, and is to be as it was
+    monkeypatch.setattr(sides, "rankdeck", run)
+    monkeypatch.setattr(sides, "demo_model", lambda: "m")
+    monkeypatch.setattr(sides, "busy_once_quiet", lambda wait: 0.0)
+    monkeypatch.setattr(each_at_its_best, "missing_of", lambda device: {})
+    asked = ["--limit", "3", "--batch-sizes", "4,8", "--sides", "static,vllm", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", ["each_at_its_best", *asked])
+    each_at_its_best.main()
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["batch_size"] == best
+    assert figures["tuning"] == {"static": {"4": 50.0, "8": 100.0}, "vllm": {"4": 100.0, "8": 50.0}}
+    assert ran[-2:] == [("static", 8), ("vllm", 4)]
+    assert figures["ratio"] == {"vllm": 1.0}
+    assert figures["padding_waste"] == {}
+
+
+def test_vllm_is_left_out_where_it_is_not_or_is_built_for_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(each_at_its_best.vllm_package, "installed", lambda: None)
+    assert each_at_its_best.missing_of("cpu") == {"vllm": "this Python has no vLLM"}
+    monkeypatch.setattr(each_at_its_best.vllm_package, "installed", lambda: Build("0.32", "cpu"))
+    assert each_at_its_best.missing_of("cpu") == {}
+    assert each_at_its_best.missing_of("cuda") == {"vllm": "this vLLM is 0.32, built for the CPU"}

@@ -8,8 +8,8 @@ kills the rank, `!lose` costs it its GPU. Files in the model's folder do, too: `
 rank leaves the number of a child process, rank 0 says once what `nonsense` holds, `wipe` has it empty the run's files
 when it is told to leave. STANDIN_STEP_SECONDS is the time of a decode step on rank 0; on the others it is longer, on
 the last by nearly the share STANDIN_SPREAD. STANDIN_STEPS is the length of an answer, STANDIN_ROOM the most rows that
-fit, STANDIN_DEVICE what they say they run on. With `--engine continuous`, or where they are told that `auto`
-is that, they are continuous ranks: the real ContinuousRank, around rows that need no model.
+fit, STANDIN_DEVICE what they say they run on. With `--engine continuous` or `vllm`, or where they are told that
+`auto` is one of these, they are continuous ranks: the real ContinuousRank, around rows that need no model.
 """
 
 import os
@@ -23,7 +23,7 @@ from typing import NoReturn
 import msgspec
 
 from rankdeck.runner import protocol, run_directory
-from rankdeck.runner.engine.rows import Answer, Ended
+from rankdeck.runner.engine.rows import Answer, Ended, Row
 from rankdeck.runner.protocol import BatchResult, OutputRecord, Prompt, StartRank, Work
 from rankdeck.runner.rank import forking
 from rankdeck.runner.rank.continuous_rank import ContinuousRank
@@ -59,24 +59,62 @@ def record_of(prompt: Prompt, steps: int = STEPS) -> OutputRecord:
 
 
 class Rows:
-    """Rows without a model: each ends STEPS steps after it was submitted, and each call of `ended` is a step."""
+    """Rows without a model: each ends STEPS steps after it was submitted, and each call of `ended` is a step.
 
-    def __init__(self, step_seconds: float) -> None:
-        self.step_seconds = step_seconds
+    With `stepwise` they stand still at once when told to, and those beyond the limit are kept back, as vLLM's are.
+    """
+
+    padding_known = True
+    shared_tokens = 0
+    most_rows = None
+
+    def __init__(self, step_seconds: float, *, stepwise: bool = False) -> None:
+        self.step_seconds, self.stepwise = step_seconds, stepwise
+        self.padding_known = not stepwise
         self.steps = 0
         self.rows: dict[int, tuple[tuple[int, Prompt, int], int]] = {}
+        self.kept: dict[int, tuple[tuple[int, Prompt, int], int]] = {}
+        self.limit: int | None = None
 
     @property
     def in_flight(self) -> int:
         return len(self.rows)
 
-    def submit(self, rows: Sequence[tuple[tuple[int, Prompt, int], list[int]]]) -> None:
-        for key, _ in rows:
-            if key[1].text == "!die":
+    @property
+    def held(self) -> int:
+        return len(self.kept)
+
+    @property
+    def stands_still(self) -> bool:
+        return self.stepwise and self.limit == 0 and bool(self.rows or self.kept)
+
+    def keep_to(self, rows: int | None) -> None:
+        self.limit = rows
+        if not self.stepwise or rows == 0:
+            return
+        while rows is not None and len(self.rows) > rows:
+            index, (key, began) = self.rows.popitem()
+            self.kept[index] = key, self.steps - began
+        for index in list(self.kept)[: None if rows is None else rows - len(self.rows)]:
+            key, done = self.kept.pop(index)
+            self.rows[index] = key, self.steps - done
+
+    def prefix_hits(self) -> float | None:
+        return 0.5 if self.stepwise else None
+
+    def take_notes(self) -> list[str]:
+        return []
+
+    def submit(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            if row.key[1].text == "!die":
                 os.kill(os.getpid(), signal.SIGKILL)
-            self.rows[key[1].index] = (key, self.steps)
+            self.rows[row.key[1].index] = (row.key, self.steps)
 
     def ended(self, seconds: float) -> list[Ended]:
+        if self.stands_still:
+            time.sleep(seconds)
+            return []
         time.sleep(self.step_seconds)
         self.steps += 1
         texts = {key[1].text for key, _ in self.rows.values()}
@@ -91,7 +129,7 @@ class Rows:
         return [(self.rows.pop(index)[0], Answer([7] * STEPS, "length"), []) for index in over]
 
     def tokens_in_flight(self) -> int:
-        return sum(self.steps - began for _, began in self.rows.values())
+        return sum(self.steps - began for _, began in self.rows.values()) + sum(done for _, done in self.kept.values())
 
     def cache_used(self) -> float | None:
         return min(1.0, len(self.rows) / 64)
@@ -116,6 +154,7 @@ class Rows:
 
     def close(self) -> None:
         self.rows.clear()
+        self.kept.clear()
 
 
 class Rank:
@@ -136,7 +175,9 @@ class Rank:
         )
         self.failed_stream = 0
         hinted = order.engine_hint.engine if order.engine_hint is not None else None
-        self.continuous = "continuous" in (self.run.config.engine, hinted)
+        asked = {self.run.config.engine, hinted, options.engine}
+        self.engine = next((engine for engine in ("vllm", "continuous") if engine in asked), "static")
+        self.continuous = self.engine != "static"
         self.digests: list[tuple[int, str]] = []
 
     def live(self) -> None:
@@ -160,9 +201,10 @@ class Rank:
                 device=DEVICE,
                 device_name="CPU" if DEVICE == "cpu" else "GPU",
                 dtype="float32",
-                engine="continuous" if self.continuous else "static",
+                engine=self.engine,
                 seconds=0.1,
                 parameters=1,
+                most_rows=int(os.environ.get("STANDIN_MOST_ROWS", "256")) if self.engine == "vllm" else None,
             )
         )
         if (self.model / "nonsense").exists() and self.rank == 0:
@@ -208,7 +250,7 @@ class Rank:
     def work_continuously(self, work: Work) -> protocol.Leave | None:
         continuous = ContinuousRank(
             self.rank,
-            Rows(self.step_seconds),
+            Rows(self.step_seconds, stepwise=self.engine == "vllm"),
             self.link,
             send_records=self.send_records,
             may_go_on=lambda newest: not self.link.cancelled(newest),

@@ -125,6 +125,27 @@ def tiny_model(demo_model: str, tmp_path_factory: pytest.TempPathFactory) -> str
     return str(folder)
 
 
+def test_ranks_of_vllm_answer_as_those_of_the_static_engine(tiny_model, tmp_path, monkeypatch):
+    """vLLM is a stand-in with its surface here, which computes with transformers; `make test-vllm` has itself."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "standin" / "packages"))
+    source = tmp_path / "p.txt"
+    source.write_text("".join(f"{story}\n" for story in STORIES))
+    found = []
+    for engine in ("static", "vllm"):
+        output = tmp_path / f"{engine}.jsonl"
+        command = ["run", str(source), "--model", tiny_model, "--device", "cpu", "--engine", engine, "--plain"]
+        command += ["--ranks", "2", "--batch-size", "3", "--max-new-tokens", "8", "--output", str(output)]
+        done = rankdeck(*command)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found.append([json.loads(line) for line in output.read_text().splitlines()])
+    assert "ready on cpu" in done.stdout
+    assert "vllm engine" in done.stdout
+    assert "padding waste n/a" in done.stdout
+    apart = ("rank", "batch")
+    ours, theirs = ([{name: one[name] for name in one if name not in apart} for one in records] for records in found)
+    assert ours == theirs
+
+
 async def test_chaos_with_accelerates_own_ranks_ends_like_an_undisturbed_run(tiny_model, tmp_path):
     prompts = [f"{story} {number}" for number in range(100) for story in STORIES[:3]]
     source = tmp_path / "p.txt"

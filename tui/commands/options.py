@@ -30,7 +30,7 @@ Dispatch = Annotated[
 Order = Annotated[str | None, typer.Option(help="length (longest first, little padding) or input.  [default: length]")]
 Device = Annotated[str | None, typer.Option(help="auto, cuda or cpu.  [default: auto]")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.  [default: auto]")]
-Engine = Annotated[str | None, typer.Option(help="auto, static or continuous.  [default: auto]")]
+Engine = Annotated[str | None, typer.Option(help="auto, static, continuous or vllm (if installed).  [default: auto]")]
 Restarts = Annotated[int | None, typer.Option(help="How often ranks are launched afresh after one died.  [default: 3]")]
 Patience = Annotated[
     float | None,
@@ -45,6 +45,12 @@ RanksPerGpu = Annotated[
 ]
 GpusPerRank = Annotated[
     int | None, typer.Option(help="GPUs over which each rank spreads its model, one too large for one.  [default: 1]")
+]
+GpuMemoryShare = Annotated[
+    float | None,
+    typer.Option(
+        help="vLLM: share of its GPU's memory that a rank reserves, above 0 to 1.  [default: 0.9, or what is free]"
+    ),
 ]
 Quantization = Annotated[
     str | None,
@@ -113,6 +119,7 @@ class GenerationOptions(NamedTuple):
     ] = None
     ranks_per_gpu: RanksPerGpu = None
     gpus_per_rank: GpusPerRank = None
+    gpu_memory_share: GpuMemoryShare = None
     quantization: Quantization = None
     chat: Annotated[
         bool | None, typer.Option("--chat", help="Put plain prompts through the model's chat template.")

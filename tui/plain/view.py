@@ -265,14 +265,15 @@ def summary_lines(summary: Summary) -> list[str]:
     lines = [
         f"{summary.completed:,} of {summary.prompts:,} prompts completed, {summary.failed:,} failed; "
         f"{summary.output_tokens:,} output tokens in {summary.seconds:.1f} s = {summary.tokens_per_second:.1f} tok/s "
-        f"({summary.length}); padding waste {summary.padding_waste:.0%}"
+        f"({summary.length}); padding waste {text.percent(summary.padding_waste)}"
     ]
     lines += (
         []
         if summary.seconds == 0
         else [
             f"rank {rank.rank} on {rank.device}: {rank.prompts:,} prompts in {rank.batches:,} batches, "
-            f"{rank.tokens_per_second:.1f} tok/s, padding waste {rank.padding_waste:.0%}, idle {rank.idle:.0%}"
+            f"{rank.tokens_per_second:.1f} tok/s, padding waste {text.percent(rank.padding_waste)}, "
+            f"idle {rank.idle:.0%}"
             for rank in summary.ranks
         ]
     )

@@ -79,8 +79,8 @@ WORDS = (
     Word("batch size", "prompts per batch and rank"),
     Word("pull, split", "pull: a free rank takes the next batch; split: each rank gets its share at the start"),
     Word(
-        "static, continuous",
-        "the engine: static runs a batch to its end; continuous gives a row to the next prompt as it falls free",
+        "static, continuous, vllm",
+        "the engine: static runs a batch to its end; the others give a row to the next prompt as it falls free",
     ),
     Word(
         "natural length",
@@ -110,6 +110,12 @@ WORDS = (
     Word("ETA", "time to the end of the run, predicted from what its batches cost so far", ("overview",)),
     Word("inactive", "the rank keeps its model loaded and gets no batch", ("overview",)),
     Word("≤8", "the rank ran out of memory: it gets at most 8 prompts per batch", ("overview",)),
+    Word("cache", "how full a rank's key and value cache is, where rows come and go", ("overview",)),
+    Word(
+        "prefix hits",
+        "or hits: share of prompt tokens already in vLLM's cache because another prompt starts the same way",
+        ("overview",),
+    ),
     Word(
         "padding waste",
         "or waste: token slots that held no real token / all that were computed; 0% is perfect",

@@ -24,6 +24,11 @@ ASKED_FOR = "asked for"
 """The reason of a pause that a person asked for."""
 
 
+def _stands_still(state: RunState) -> bool:
+    """Whether rows of vLLM stand still; in a sweep a batch is closed, and is finished."""
+    return state.paused is not None and state.phase not in ("stopping", "ended") and not state.sweeping
+
+
 def shown_phase(state: RunState, rank: RankState) -> str:
     """A rank's phase, or `inactive` once it gets no batch and has finished the one in its hand.
 
@@ -33,6 +38,8 @@ def shown_phase(state: RunState, rank: RankState) -> str:
         return "ended"
     if rank.silence is not None and state.ended is None:
         return "silent"
+    if _stands_still(state) and rank.stepwise and rank.batch is not None:
+        return "paused"
     resting = rank.rank >= state.active_ranks and rank.batch is None and rank.phase in ("ready", "waiting")
     return "inactive" if resting and state.ended is None else rank.phase
 

@@ -21,6 +21,7 @@ _IF_CHANGED = (
     "seed",
     "ranks_per_gpu",
     "gpus_per_rank",
+    "gpu_memory_share",
 )
 
 

@@ -204,8 +204,8 @@ def short_rate(per_second: float) -> str:
     return rate(per_second) if per_second < 9999.5 else f"{per_second / 1000:.1f}k"
 
 
-def percent(share: float) -> str:
-    return f"{share * 100:.0f}%"
+def percent(share: float | None) -> str:
+    return UNKNOWN if share is None else f"{share * 100:.0f}%"
 
 
 def whole_percent(share: float) -> str:

@@ -51,6 +51,8 @@ def _coming(coming: Coming) -> list[str]:
             ]  # fmt: skip
         case "rows end":
             return ["takes effect as rows end", "as rows end"]
+        case "next step":
+            return ["takes effect with the next step", "with the next step", "next step"]
         case "run goes on":
             return ["takes effect once the run resumes", "once the run resumes", "when resumed"]
         case "next batch":

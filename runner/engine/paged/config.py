@@ -81,8 +81,8 @@ def batching_config(
         return ContinuousBatchingConfig(**settings)
     page = "page_size" if "page_size" in KNOWN else "block_size"
     settings[page] = CPU_PAGE_TOKENS
-    settings["num_blocks"] = _cpu_cache_tokens(config, context_tokens, kv_bytes_per_token) // CPU_PAGE_TOKENS
-    settings["max_batch_tokens"] = max(CPU_STEP_TOKENS, _asked_for(config))  # each row takes one
+    settings["num_blocks"] = cpu_cache_tokens(config, context_tokens, kv_bytes_per_token) // CPU_PAGE_TOKENS
+    settings["max_batch_tokens"] = max(CPU_STEP_TOKENS, asked_for(config))  # each row takes one
     return ContinuousBatchingConfig(**settings)
 
 
@@ -93,11 +93,11 @@ def most_rows(config: RunConfig, prompts: int | None) -> int:
     Its own bound is too low only for a run that asks for more, and needlessly high only for one that has fewer prompts.
     In between it stays, since a batch size may be turned up at any time.
     """
-    rows = max(MOST_ROWS, _asked_for(config))
+    rows = max(MOST_ROWS, asked_for(config))
     return rows if prompts is None or config.sweep is not None else max(LEAST_ROWS, min(rows, prompts))
 
 
-def _asked_for(config: RunConfig) -> int:
+def asked_for(config: RunConfig) -> int:
     """The largest batch size that the run begins with or sweeps over; 0 if it has none."""
     return max([config.batch_size or 0, *(config.sweep.batch_sizes if config.sweep is not None else [])])
 
@@ -130,11 +130,15 @@ def cache_share(most: int, own: int, free: int) -> float:
     return min(GPU_SHARE, max(LEAST_SHARE, (GPU_SHARE * most - own) / max(1, free)))
 
 
-def _cpu_cache_tokens(config: RunConfig, context_tokens: int | None, kv_bytes_per_token: int | None) -> int:
-    """Room for the rows of a run, and for one row of a long prompt, as far as memory allows."""
+def cpu_cache_tokens(
+    config: RunConfig, context_tokens: int | None, kv_bytes_per_token: int | None, page: int = 1
+) -> int:
+    """Room for the rows of a run, and for one row of a long prompt, as far as memory allows. A row takes whole pages of
+    so many tokens."""
     rows = max(CONTINUOUS_ROWS, config.batch_size or 0)
     one_long_row = min(context_tokens or 0, CONTINUOUS_CONTEXT_TOKENS) + config.new_tokens
-    wanted = max(rows * (config.new_tokens + CONTINUOUS_PROMPT_TOKENS), one_long_row)
+    of_one = -(-(config.new_tokens + CONTINUOUS_PROMPT_TOKENS) // page) * page
+    wanted = max(rows * of_one, one_long_row)
     if kv_bytes_per_token is None:
         return wanted
     room = psutil.virtual_memory().available * CONTINUOUS_SHARE / config.ranks / kv_bytes_per_token

@@ -74,7 +74,7 @@ def check_result(result: BatchResult, *, rows: int, tokens: int, seconds: float,
     require(result.output_tokens <= tokens, f"an account has {result.output_tokens:,} tokens of {tokens:,}")
     require(result.shared_tokens <= result.prompt_tokens, "an account shares more tokens than its prompts have")
     real = result.prompt_tokens - result.shared_tokens + result.output_tokens
-    require(real + result.padded_slots <= result.slots, "an account has more tokens than slots")
+    require(real + (result.padded_slots or 0) <= result.slots, "an account has more tokens than slots")
     steps = result.step_seconds or ()
     require(len(steps) <= result.steps, "an account times more steps than it has")
     taken = max(result.seconds, result.prefill_seconds + result.decode_seconds, sum(steps))

@@ -149,6 +149,7 @@ class RankTalk:
         require(steps.output_tokens <= rows * tokens, f"its {rows:,} rows have {steps.output_tokens:,} tokens")
         require(steps.rows is None or steps.rows <= rows, f"{rows:,} rows are in its hand, not {steps.rows}")
         require(steps.cache_used is None or steps.cache_used <= 1, "its cache is more than full")
+        require(steps.prefix_hits is None or steps.prefix_hits <= 1, "more of its prompts was cached than they have")
 
     def _believed_record(self, record: OutputRecord) -> protocol.Output | None:
         require(0 <= record.index < self._prompts, "there is no prompt of this number")

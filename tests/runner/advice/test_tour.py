@@ -271,6 +271,14 @@ def test_the_continuous_engine_is_toured_by_ranks_only() -> None:
     assert "continuous engine" in (why_no_tour(toy.state) or "")
 
 
+def test_vllm_is_toured_by_ranks_and_batch_sizes_since_these_act_within_a_step() -> None:
+    toy = Toy(growing, ranks=2)
+    toy.change(ranks=tuple(RankState(rank=rank, ready=ready(rank, engine="vllm")) for rank in range(2)))
+    assert (2, 8) in walked(toy.tour())
+    toy.change(ranks=toy.state.ranks[:1])
+    assert why_no_tour(toy.state) is None
+
+
 REST: dict[str, Any] = {"model": "m", "prompts": "p", "ranks": 2}
 SWEEP = SweepState(plan=SweepPlan(batch_sizes=[1], ranks=[1]), trials=())
 

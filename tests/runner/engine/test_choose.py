@@ -64,8 +64,7 @@ def chosen(monkeypatch):
 STATIC = ["static", ("static", ("a line on loading",)), "static warmed up"]
 CONTINUOUS = ["continuous", ("continuous", ("a line on loading",)), "continuous warmed up"]
 NOT_MEASURED = (
-    "neither engine was measured on this kind of device yet; after a run like this with --engine continuous, "
-    "auto takes the faster one"
+    "no engine was measured on this kind of device yet; run jobs like this with each, and auto will take the fastest"
 )
 
 

@@ -14,7 +14,7 @@ from rankdeck.runner.engine import continuous, memory, private_names
 from rankdeck.runner.engine.continuous import NO_ROOM, ContinuousEngine, Unsupported, UnusableLogitsError
 from rankdeck.runner.engine.generation import long_texts
 from rankdeck.runner.engine.paged.attempts import Attempt, Attempts
-from rankdeck.runner.engine.rows import Answer, Cancelled, Progress
+from rankdeck.runner.engine.rows import Answer, Cancelled, Progress, Row
 from rankdeck.runner.engine.trials import told
 from rankdeck.runner.engine.trials.likeness import Likeness
 from tests.runner.engine.tiny import EOS, make, prompts
@@ -104,15 +104,15 @@ def begun(model, managers, *keys, **settings):
     """An engine with rows of these keys in flight, and its manager."""
     one = make(model, kind=ContinuousEngine, **settings)
     if keys:
-        one.submit([(key, [5, 6]) for key in keys])
+        one.submit([Row(key, [5, 6]) for key in keys])
     return one, managers.all[-1] if managers.all else None
 
 
 def test_rows_are_handed_in_with_what_ends_them_to_a_manager_that_is_started_once(model, managers):
     one = make(model, {"eos_token_id": [9, 4]}, ContinuousEngine, max_new_tokens=7)
     assert one.in_flight == 0
-    one.submit([("a", (5, 6)), ("b", [8])])
-    one.submit([("c", [7])], max_new_tokens=3)
+    one.submit([Row("a", (5, 6)), Row("b", [8])])
+    one.submit([Row("c", [7])], max_new_tokens=3)
     (manager,) = managers.all
     assert manager.settings["generation_config"].eos_token_id == [4, 9]
     assert manager.calls == [2, 1], "those that begin together are handed in together"
@@ -142,7 +142,7 @@ def test_the_manager_is_made_for_the_run_its_device_and_its_model(model, manager
     monkeypatch.setattr(continuous, "batching_config", batching_config)
     monkeypatch.setattr(continuous, "paged_attention", lambda *given: asked.append(given))
     one = make(model, kind=lambda *given: ContinuousEngine(*given, 42))
-    one.submit([("a", [5])])
+    one.submit([Row("a", [5])])
     (manager,) = managers.all
     own = model.config._attn_implementation
     assert asked == [
@@ -168,7 +168,7 @@ def test_the_model_has_its_own_way_to_prepare_logits_again_after_a_manager_that_
 
     monkeypatch.setattr(model, "init_continuous_batching", fail)
     with pytest.raises(ValueError, match="no memory"):
-        make(model, kind=ContinuousEngine).submit([("a", [5])])
+        make(model, kind=ContinuousEngine).submit([Row("a", [5])])
     assert "_get_logits_processor" not in vars(model)
 
 
@@ -237,7 +237,7 @@ def test_a_manager_that_ends_without_a_reason_is_an_error_too(model, managers):
     one, manager = begun(model, managers, "a")
     manager.running = False
     with pytest.raises(RuntimeError, match=r"^continuous batching ended by itself$"):
-        one.submit([("b", [5])])
+        one.submit([Row("b", [5])])
     assert len(manager.requests) == 1
 
 
@@ -283,23 +283,23 @@ def test_of_a_row_whose_logits_are_no_numbers_the_next_call_tells_and_the_rows_b
         one.ended(0.0)
     assert str(raised.value).startswith("the model's logits are NaN at new token 2, in float32: ")
     assert one.in_flight == 0
-    one.submit([("d", [5])])
+    one.submit([Row("d", [5])])
     assert len(managers.all) == 2, "with a cache that has nothing of it"
     assert one.ended(0.0) == [], "told once"
 
 
 def test_its_figures_are_the_managers_and_none_where_there_is_none(model, managers):
     one = make(model, kind=ContinuousEngine)
-    assert (one.steps, one.tokens_in_flight(), one._longest_in_flight(), one.cache_used()) == (0, 0, 0, None)
-    one.submit([("a", [5])])
+    assert (one.steps, one.tokens_in_flight(), one.longest_in_flight(), one.cache_used()) == (0, 0, 0, None)
+    one.submit([Row("a", [5])])
     (manager,) = managers.all
     manager.current_batch = 11
     active = manager.batch_processor.scheduler.active_requests
-    assert (one.steps, one.tokens_in_flight(), one._longest_in_flight()) == (11, 0, 0)
+    assert (one.steps, one.tokens_in_flight(), one.longest_in_flight()) == (11, 0, 0)
     active.update(
         {name: SimpleNamespace(generated_len=lambda length=length: length) for name, length in (("x", 3), ("y", 8))}
     )
-    assert (one.tokens_in_flight(), one._longest_in_flight()) == (11, 8)
+    assert (one.tokens_in_flight(), one.longest_in_flight()) == (11, 8)
     assert one.cache_used() == 0.6667
     manager.batch_processor.cache = SimpleNamespace(get_num_free_blocks=lambda: 3, num_blocks=8)
     assert one.cache_used() == 0.625, "as transformers 5.17 tells it"
@@ -310,7 +310,7 @@ def test_its_figures_are_the_managers_and_none_where_there_is_none(model, manage
         raise RuntimeError("dictionary changed size during iteration")
 
     manager.batch_processor.scheduler = SimpleNamespace(active_requests=SimpleNamespace(values=changes))
-    assert (one.tokens_in_flight(), one._longest_in_flight()) == (0, 0)
+    assert (one.tokens_in_flight(), one.longest_in_flight()) == (0, 0)
     manager.current_batch = None
     assert one.steps == 0
 
@@ -342,7 +342,7 @@ def test_closed_it_stops_what_runs_and_frees_its_cache_and_a_new_row_begins_anew
     assert (one.in_flight, one.steps) == (0, 0)
     one.close()
     assert managers.freed == [CPU], "there is nothing more to close"
-    one.submit([("b", [5])])
+    one.submit([Row("b", [5])])
     assert managers.all[-1].done == ["start"]
 
 
@@ -436,7 +436,7 @@ def test_progress_of_a_closed_batch_is_the_longest_row_and_all_tokens_five_times
 ):
     one, seen = make(model, kind=ContinuousEngine), []
     answering(one, managers, clock, [], [], [], [output("0", [8], times=[1.0])])
-    one._longest_in_flight, one.tokens_in_flight = (lambda: 4), (lambda: 9)
+    one.longest_in_flight, one.tokens_in_flight = (lambda: 4), (lambda: 9)
     one.generate(prompts("a"), on_step=lambda progress: seen.append((clock.now, progress)))
     assert seen == [(100.125, Progress(4, 9)), (100.375, Progress(4, 9))], "and none of no row"
 

@@ -14,7 +14,7 @@ from rankdeck.runner.engine.continuous import ContinuousEngine
 from rankdeck.runner.engine.decoding import clock
 from rankdeck.runner.engine.generation.cache_rows import KeptRows
 from rankdeck.runner.engine.paged.config import can_share_blocks
-from rankdeck.runner.engine.rows import Cancelled, group_by_width, trim
+from rankdeck.runner.engine.rows import Cancelled, Row, group_by_width, trim
 from rankdeck.runner.engine.static import StaticEngine
 from rankdeck.runner.protocol import Prompt
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
@@ -192,12 +192,12 @@ def test_rows_come_and_go_and_each_is_the_one_the_prompt_alone_would_get(model):
     joined = False
     while not joined:
         if not one.in_flight:  # on a busy machine it may be over before it is looked at
-            one.submit([("first", tokens[0])], max_new_tokens=12)
+            one.submit([Row("first", tokens[0])], max_new_tokens=12)
         found.update({key: answer for key, answer, _ in one.ended(0.01)})
         joined = one.tokens_in_flight() > 3 and one.in_flight == 1
     assert 0 < one.cache_used() < 1
     for at in (1, 2, 3):
-        one.submit([(at, tokens[at])], max_new_tokens=12)
+        one.submit([Row(at, tokens[at])], max_new_tokens=12)
     while one.in_flight:
         found.update({key: answer for key, answer, _ in one.ended(0.01)})
     one.close()
@@ -269,11 +269,11 @@ def test_rows_are_not_failed_one_by_one_by_a_submission_after_the_step_that_fail
         patched.setattr(
             model, "forward", lambda **_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory."))
         )
-        one.submit([("first", [5, 6, 7])])
+        one.submit([Row("first", [5, 6, 7])])
         while one._manager.is_running():
             pass
         with pytest.raises(torch.OutOfMemoryError):
-            one.submit([("second", [5, 6, 7])])
+            one.submit([Row("second", [5, 6, 7])])
     assert one.in_flight == 0
 
 

@@ -71,6 +71,11 @@ def test_a_token_takes_its_operations_at_the_matrix_rate_and_less_with_more_thre
     gpu = compute_floor([ready(rank, device="cuda", threads=None, cores=None) for rank in (0, 1)])
     assert gpu is not None
     assert gpu.at(1) == gpu.at(2) == 0.1
+    spread = {"device": "cuda", "threads": None, "cores": None, "device_uuids": ["a", "b"]}
+    layer_by_layer, parallel = (compute_floor([ready(0, engine=engine, **spread)]) for engine in ("static", "vllm"))
+    assert layer_by_layer is not None
+    assert parallel is not None
+    assert parallel.seconds == layer_by_layer.seconds / 2, "tensor parallel, both compute"
 
 
 def test_without_a_matrix_rate_nothing_is_known_of_it_and_another_rank_may_know() -> None:

@@ -67,11 +67,35 @@ def test_the_faster_of_two_runs_like_the_job_is_taken_and_both_are_named_with_th
     assert faster(JOB, [STATIC, CONTINUOUS]) == EngineHint(
         engine="continuous",
         why="1.31 times static's tok/s in earlier runs here with this model (other: 412, one: 314 tok/s a rank)",
+        lead=1.31,
+        over="static",
     )
     assert faster(JOB, [earlier("static", 9.0, name="s"), earlier("continuous", 4.5, name="c")]) == EngineHint(
         engine="static",
         why="2.00 times continuous's tok/s in earlier runs here with this model (s: 9.00, c: 4.50 tok/s a rank)",
+        lead=2.0,
+        over="continuous",
     )
+
+
+def test_of_three_engines_the_fastest_is_taken_if_it_is_well_ahead_of_the_second():
+    static = earlier("static", 1000.0, 1.0, name="a")
+    continuous, vllm = earlier("continuous", 600.0, 2.0, name="b"), earlier("vllm", 800.0, 3.0, name="c")
+    found = faster(JOB, [static, continuous, vllm])
+    assert (found.engine, found.lead, found.over) == ("static", 1.25, "vllm"), "however old its run is"
+    near = earlier("vllm", 950.0, 3.0, name="c")
+    assert faster(JOB, [static, continuous, near]) is None
+    two = [earlier("static", 100.0, 1.0), earlier("continuous", 200.0, 2.0), earlier("vllm", 210.0, 3.0)]
+    found = faster(JOB, two)
+    assert (found.engine, found.lead, found.over) == ("vllm", 2.1, "static"), "two are far ahead of what is usual"
+
+
+def test_an_engine_that_this_run_cannot_have_is_not_taken_however_fast_it_was():
+    vllm = earlier("vllm", 900.0, 3.0, name="third")
+    found = faster(JOB, [STATIC, CONTINUOUS, vllm])
+    assert (found.engine, found.lead, found.over) == ("vllm", 2.87, "static")
+    assert faster(JOB, [STATIC, CONTINUOUS, vllm], {"static", "continuous"}).engine == "continuous"
+    assert faster(JOB, [STATIC, vllm], {"static", "continuous"}) is None
 
 
 def test_a_run_that_was_stopped_counts_as_one_that_was_completed():

@@ -149,6 +149,9 @@ def test_a_turn_of_a_paused_run_waits_until_it_goes_on():
 def test_a_continuous_rank_takes_it_as_its_rows_end():
     job = Job(engine="continuous").begin(0, 1).steps(3.0).size(8)
     assert takes_effect(job.state) == Coming(until="rows end")
+    assert takes_effect(Job(engine="vllm").begin(0, 1).steps(3.0).size(8).state) == Coming(until="next step")
+    fewer = Job(engine="vllm").begin(0, 1).steps(3.0).say(protocol.ActiveRanksChanged(active_ranks=1))
+    assert takes_effect(fewer.state) == Coming(until="rows end"), "of the rank that rests from now on"
 
 
 @pytest.mark.parametrize("over", ["no turn", "the same size again", "taken effect", "the run has ended", "a trial"])

@@ -286,3 +286,24 @@ def test_the_largest_batch_is_one_whose_steps_fit_or_the_next_smaller_step_fille
         found = made(Room((fixed + rows * row + working * work,), None), decoding="auto", batch_size=largest)
         assert found.largest == largest
         assert found.fits
+
+
+def test_a_rank_of_vllm_has_its_share_of_a_gpu_and_no_more() -> None:
+    whole, free = Room((80 * GIB,), 64 * GIB), Room((79 * GIB,), 64 * GIB)
+
+    def of(**more: Any) -> MemoryEstimate:
+        settings = {"batch_size": 4, "max_new_tokens": 50, "engine": "vllm", **more}
+        return estimate(SHAPE, RunConfig(prompts="p", **settings), PromptSizes(1000, 40), free, whole)
+
+    assert (of().free, of().gpu_share, of().takes_the_rest) == (72 * GIB, 0.9, True)
+    assert (of(gpu_memory_share=0.5).free, of(gpu_memory_share=0.5).gpu_share) == (40 * GIB, 0.5)
+    assert of(gpu_memory_share=1.0).free == 79 * GIB, "it cannot take more than there is"
+    assert (of(engine="continuous").free, of(engine="continuous").gpu_share) == (79 * GIB, None)
+    assert made(free, engine="vllm", decoding="auto").gpu_share is None, "how much there is in all is not known"
+
+
+def test_on_a_cpu_it_has_weights_and_a_copy_of_them_and_a_cache_of_whole_blocks() -> None:
+    found = made(HOST, engine="vllm", decoding="auto")
+    assert found.weights == 4_000_000 + 3_600_000, "all of them, and linear layers packed"
+    assert (found.cache, found.shared) == (PER_TOKEN * 4 * 128 * 384, 0)
+    assert not found.takes_the_rest

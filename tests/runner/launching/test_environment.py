@@ -11,7 +11,7 @@ import accelerate.utils.environment
 import pytest
 
 from rankdeck.runner.launching.allocator import with_expandable_segments
-from rankdeck.runner.launching.environment import rank_environment
+from rankdeck.runner.launching.environment import LOOPBACK, OF_VLLM, rank_environment
 from rankdeck.runner.machine import processes
 
 GROWS = "expandable_segments:True"
@@ -189,3 +189,24 @@ def test_what_rankdeck_decides_the_users_own_variables_do_not():
         assert {name: found[name] for name in own} == {
             **dict.fromkeys(own, "1"), "RANKDECK_CORES": cores, "MY_RANK": "7", "RANKS": "3",
         }  # fmt: skip
+
+
+def test_ranks_of_vllm_talk_on_the_loopback_alone_tell_nobody_and_step_when_they_are_asked():
+    found = rank_environment({"VLLM_HOST_IP": "10.0.0.1"}, 2, False, 8, expandable_segments=True, engine="vllm")
+    assert {name: found[name] for name in OF_VLLM} == OF_VLLM
+    assert OF_VLLM["VLLM_HOST_IP"] == "127.0.0.1"
+    assert OF_VLLM["GLOO_SOCKET_IFNAME"] == OF_VLLM["NCCL_SOCKET_IFNAME"] == LOOPBACK
+    assert {OF_VLLM[name] for name in ("VLLM_NO_USAGE_STATS", "DO_NOT_TRACK")} == {"1"}
+    assert OF_VLLM["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert found["VLLM_LOGGING_LEVEL"] == "ERROR"
+    loud = rank_environment({"VLLM_LOGGING_LEVEL": "INFO"}, 2, False, 8, expandable_segments=False, engine="vllm")
+    assert loud["VLLM_LOGGING_LEVEL"] == "INFO"
+    assert not set(OF_VLLM) & set(on_gpus())
+    assert found["OMP_NUM_THREADS"] == "1"
+    assert rank_environment({}, 2, True, 8, expandable_segments=False, engine="vllm")["OMP_NUM_THREADS"] == "4"
+
+
+def test_the_allocator_of_vllm_is_left_as_it_is():
+    assert {OLD, NEW}.isdisjoint(rank_environment({}, 2, False, 8, expandable_segments=True, engine="vllm"))
+    own = rank_environment({NEW: "max_split_size_mb:64"}, 2, False, 8, expandable_segments=True, engine="vllm")
+    assert own[NEW] == "max_split_size_mb:64"

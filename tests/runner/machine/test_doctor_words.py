@@ -34,7 +34,7 @@ def test_a_healthy_machine_is_told_line_by_line() -> None:
             "Software",
             "optional",
             "no bitsandbytes (for --quantization bnb-8bit and bnb-4bit); no torchao (for --quantization int8); "
-            "no pyarrow (for prompts from .parquet files)",
+            "no pyarrow (for prompts from .parquet files); no vllm (for --engine vllm)",
         ),
         ("GPUs", "driver", "NVML answers, driver 570.86, for CUDA up to 12.8"),
         ("GPUs", "GPU 0", "NVIDIA H100 80GB HBM3, 78.0 of 80.0 GiB free"),
@@ -114,11 +114,15 @@ def test_packages_that_can_be_done_without_are_named_with_what_they_are_for() ->
     assert said("optional", packages=some) == (
         "ok",
         "torchao 0.14; no bitsandbytes (for --quantization bnb-8bit and bnb-4bit); "
-        "no pyarrow (for prompts from .parquet files)",
+        "no pyarrow (for prompts from .parquet files); no vllm (for --engine vllm)",
         None,
     )
     every = {**some, "bitsandbytes": "0.48", "pyarrow": "21.0"}
-    assert said("optional", packages=every) == ("ok", "bitsandbytes 0.48; torchao 0.14; pyarrow 21.0", None)
+    assert said("optional", packages=every) == (
+        "ok",
+        "bitsandbytes 0.48; torchao 0.14; pyarrow 21.0; no vllm (for --engine vllm)",
+        None,
+    )
 
 
 def test_a_config_of_the_users_own_is_said_not_to_be_read() -> None:

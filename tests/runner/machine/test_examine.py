@@ -14,6 +14,7 @@ import pytest
 from rankdeck.runner import run_directory
 from rankdeck.runner.inputs import model_shape
 from rankdeck.runner.inputs.flash_attention import FlashFound
+from rankdeck.runner.inputs.vllm_package import Build
 from rankdeck.runner.machine import examine, processes, telemetry
 from rankdeck.runner.machine.facts import Machine, Terminal, TorchFound, WritablePlace
 from rankdeck.runner.machine.nvml import NvmlFailure
@@ -238,6 +239,7 @@ def test_the_facts_are_what_each_look_has_found(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(examine, "_versions", lambda: {"torch": "9"})
     monkeypatch.setattr(examine, "_shared_memory", lambda: 11)
     monkeypatch.setattr(examine.flash_packages, "look", lambda: FlashFound(flash_attn="2.9"))
+    monkeypatch.setattr(examine.vllm_package, "installed", lambda: Build("0.32", "cpu"))
     monkeypatch.setattr(examine, "_accelerate_config", lambda given: looks.append(given) or "/config")
     monkeypatch.setattr(examine, "look_at_terminal", lambda given: looks.append(given) or Terminal(term="own"))
     monkeypatch.setattr(examine.importlib.util, "find_spec", lambda name: None if name == "pip" else pytest.fail(name))

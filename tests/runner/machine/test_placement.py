@@ -21,6 +21,7 @@ from rankdeck.runner.protocol import DeviceSample, Prompt, RankReady, StartRank
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.config import check as check_settings
 from rankdeck.runner.rank.device import take_device
+from rankdeck.runner.rank.options import Options
 from rankdeck.runner.rank.worker import _Rank
 from rankdeck.runner.state.rank_gpus import match_rank_to_gpus
 from rankdeck.runner.supervisor.knobs import _free_bytes
@@ -81,6 +82,15 @@ def test_the_command_starts_as_many_ranks_as_the_gpus_take(four_gpus, monkeypatc
 def test_ranks_that_share_gpus_are_assigned_round_robin():
     assert [placement.device_index(rank, 2, 1) for rank in range(4)] == [0, 1, 0, 1]
     assert placement.own_environment({}, 3, 1) == {}, "they see all GPUs"
+
+
+def test_a_rank_that_is_to_see_its_gpu_alone_sees_no_other():
+    assert [placement.own_environment({}, rank, 1, alone=True) for rank in range(2)] == [
+        {"CUDA_VISIBLE_DEVICES": "0"},
+        {"CUDA_VISIBLE_DEVICES": "1"},
+    ]
+    assert placement.own_environment(FOUR, 2, 1, alone=True) == {"CUDA_VISIBLE_DEVICES": "GPU-cccc"}
+    assert placement.own_environment(FOUR, 1, 2, alone=True) == placement.own_environment(FOUR, 1, 2)
 
 
 def test_a_rank_with_several_gpus_sees_only_its_own_however_they_are_named():
@@ -276,7 +286,7 @@ def cuda(monkeypatch):
 def rank_of(tmp_path, monkeypatch, local_rank: int, **settings) -> _Rank:
     run = SimpleNamespace(config=RunConfig(prompts="p", device="cuda", ranks=4, **settings), prompts=1)
     monkeypatch.setattr("rankdeck.runner.run_directory.read_run_file", lambda _: run)
-    return _Rank(SimpleNamespace(run_dir=tmp_path), StartRank(rank=local_rank, world_size=4), None)
+    return _Rank(Options(run_dir=tmp_path, socket="", model=""), StartRank(rank=local_rank, world_size=4), None)
 
 
 def test_a_rank_takes_its_gpu_and_has_accelerate_take_it_too(tmp_path, monkeypatch, cuda):

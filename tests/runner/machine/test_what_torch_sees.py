@@ -14,6 +14,7 @@ from rankdeck.runner.machine.telemetry import VisibleGpu
 from rankdeck.runner.protocol import StartRank
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.rank import device, worker
+from rankdeck.runner.rank.options import Options
 from rankdeck.runner.supervisor import launch
 
 EIGHT = [f"GPU-{number}" for number in range(8)]
@@ -128,12 +129,12 @@ def test_a_rank_on_a_mig_device_reports_the_uuid_it_was_given(sees, monkeypatch)
 def test_only_one_rank_says_what_differs(monkeypatch, tmp_path):
     run = SimpleNamespace(config=RunConfig(prompts="p", device="cpu"), prompts=1)
     monkeypatch.setattr("rankdeck.runner.run_directory.read_run_file", lambda _: run)
-    monkeypatch.setattr(worker, "take_device", lambda *_: "torch sees more")
+    monkeypatch.setattr(worker, "take_device", lambda *_, **__: "torch sees more")
     monkeypatch.setattr("accelerate.Accelerator", lambda **_: SimpleNamespace(device=torch.device("cpu")))
     said = []
     for rank in (0, 1):
         link = SimpleNamespace(send=said.append)
-        worker._Rank(SimpleNamespace(run_dir=tmp_path), StartRank(rank=rank, world_size=1), link)._join()
+        worker._Rank(Options(run_dir=tmp_path, socket="", model=""), StartRank(rank=rank, world_size=1), link)._join()
     assert [line.text for line in said] == ["torch sees more"]
 
 

@@ -39,6 +39,7 @@ def test_a_run_that_is_told_nothing_has_these_settings():
         "engine": "auto",
         "ranks_per_gpu": None,
         "gpus_per_rank": 1,
+        "gpu_memory_share": None,
         "quantization": "none",
         "chat": False,
         "trust_remote_code": False,
@@ -107,7 +108,7 @@ def test_a_setting_that_cannot_be_read_has_its_default_and_the_others_what_was_g
         ("engine", 3, "must be a string, not 3"),
         ("sweep", {**PLAN, "repeat": 2}, "Object contains unknown field `repeat`"),
         ("sweep", {"ranks": [1]}, "Object missing required field `batch_sizes`"),
-        ("engine", "statik", "must be one of auto, static, continuous, not 'statik'; did you mean static?"),
+        ("engine", "statik", "must be one of auto, static, continuous, vllm, not 'statik'; did you mean static?"),
         ("dtype", "FP16", "must be one of auto, float32, bfloat16, float16, not 'FP16'; did you mean float16?"),
     ],
 )

@@ -15,8 +15,8 @@ from rankdeck.runner.protocol.sweep_plan import SweepPlan, SweepState, Trial, Tr
 
 DEFAULTS: dict[type, dict[str, Any]] = {
     protocol.Arrived: {},
-    protocol.BatchFailed: {"at": 0.0},
     protocol.BatchStarted: {"at": 0.0, "warm_up": False, "kept": True},
+    protocol.BatchFailed: {"at": 0.0, "leaving": False},
     protocol.Cancel: {},
     protocol.Leave: {"gather": False},
     protocol.ModelProgress: {"at": 0.0, "label": None, "done": None, "total": None},
@@ -24,6 +24,8 @@ DEFAULTS: dict[type, dict[str, Any]] = {
     protocol.RankReady: {
         "at": 0.0,
         "engine_reason": "",
+        "engine_lead": None,
+        "engine_over": "",
         "device_uuid": None,
         "pci_bus_id": None,
         "threads": None,
@@ -40,6 +42,7 @@ DEFAULTS: dict[type, dict[str, Any]] = {
         "matrix_flops_per_second": None,
         "device_uuids": [],
         "cores": None,
+        "most_rows": None,
     },
     protocol.RankSilent: {"at": 0.0, "process": None, "patience": None},
     protocol.RanksLaunched: {"at": 0.0, "restarts_left": 0},
@@ -67,7 +70,7 @@ DEFAULTS: dict[type, dict[str, Any]] = {
         "shared_tokens": 0,
     },
     OutputRecord: {"error": None, "rank": None, "batch": None},
-    protocol.StepsInFlight: {"rows": None, "cache_used": None},
+    protocol.StepsInFlight: {"rows": None, "cache_used": None, "prefix_hits": None},
     TrialRecord: {"result": None, "reason": None},
     TrialResult: {
         "peak_memory_bytes": None,

@@ -27,6 +27,8 @@ PROMPTS = [Prompt(index=5, id="e", text="p")]
 class Engine:
     """Gives one record and takes note of all it is asked for."""
 
+    broken = False
+
     def __init__(self, device: str = "cpu") -> None:
         self.device = torch.device(device)
         self.devices = [self.device]

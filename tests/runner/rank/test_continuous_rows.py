@@ -29,16 +29,29 @@ class Rows:
         self.waited: list[float] = []
         self.begun: list[int] = []
         self.most = 0
+        self.padding_known, self.stepwise, self.shared_tokens, self.held = True, False, 0, 0
+        self.stands_still, self.most_rows, self.kept_to = False, None, []
+        self.notes: list[str] = []
 
     @property
     def in_flight(self) -> int:
         return len(self.rows)
 
+    def keep_to(self, rows) -> None:
+        self.kept_to.append(rows)
+
+    def prefix_hits(self):
+        return None
+
+    def take_notes(self):
+        notes, self.notes = self.notes, []
+        return notes
+
     def submit(self, rows) -> None:
         assert rows, "nothing is begun"
-        assert all(key[2] == len(ids) for key, ids in rows)
+        assert all(row.key[2] == len(row.tokens) and row.key[1].index == row.prompt for row in rows)
         self.begun.append(len(rows))
-        self.rows.update({key: 0 for key, _ in rows})
+        self.rows.update({row.key: 0 for row in rows})
         self.most = max(self.most, len(self.rows))
 
     def ended(self, seconds):
@@ -347,3 +360,144 @@ def test_paused_with_rows_in_flight_it_goes_on_with_them_without_sleeping(made):
     one.rank._send_ended()
     one.rank._send_ended()
     assert one.clock.slept == [LOOK_SECONDS], "nothing is in flight now"
+
+
+# --- rows that stand still, and are kept back -----------------------------------------------------
+
+
+def test_the_engine_is_told_at_every_step_how_many_rows_there_may_be(made):
+    link = Link()
+    link.limit = 2
+
+    def turn():
+        link.limit = 3
+
+    link.arrive = {3: turn}
+    one = made(link)
+    one.rank.run(work(1, "aaaa", "bbbb"))
+    assert one.rows.kept_to == [2, 2, 3, 3, 3]
+
+
+def test_no_more_rows_are_handed_in_than_the_engine_generates_at_once(made):
+    one = made(Link())
+    one.link.limit, one.rows.most_rows = 4, 2
+    one.rank.run(work(1, "aa", "b", "cc", "d"))
+    assert one.rows.most == 2
+    one = made(Link())
+    one.rows.most_rows = 3
+    one.rank.run(work(1, "aa", "b", "cc", "d"))
+    assert one.rows.most == 3
+
+
+def test_rows_that_are_kept_back_are_in_hand(made):
+    one = made(Link())
+    one.rows.held = 1
+
+    def go_on():
+        one.rows.held = 0
+
+    one.link.arrive = {6: go_on}
+    one.rank.run(work(1, "a"))
+    assert one.link.looks == 6
+
+
+def test_what_the_engine_notes_on_the_way_is_told(made):
+    one = made(Link())
+    one.rows.notes = ["no more than 256 rows"]
+    one.rank.run(work(1, "aaaa"))
+    assert one.link.sent[0] == protocol.LogLine(source="rank 3", text="no more than 256 rows")
+
+
+def test_prompts_found_in_the_cache_took_no_slot_and_padding_may_not_be_known(made):
+    one = made(Link())
+    one.rows.padding_known, submit = False, one.rows.submit
+
+    def found(rows):
+        submit(rows)
+        one.rows.shared_tokens += 3
+
+    one.rows.submit = found
+    one.rows.prefix_hits = lambda: 0.5
+    one.rank.run(work(1, "aaa"))
+    (result,) = accounts(one.link)
+    assert (result.shared_tokens, result.slots, result.padded_slots) == (3, 4, None)
+    assert {steps.prefix_hits for steps in one.link.steps} == {0.5}
+
+
+def test_hits_of_rows_of_an_earlier_account_make_none_impossible(made):
+    one = made(Link(), longest=2)
+    ended = one.rows.ended
+
+    def later(seconds):
+        one.rows.shared_tokens += 2
+        return ended(seconds)
+
+    one.rows.ended = later
+    one.rank.run(work(1, "aaaaa"))
+    assert all(result.shared_tokens <= result.prompt_tokens for result in accounts(one.link))
+
+
+def test_while_rows_stand_still_no_account_counts_the_time(made):
+    link = Link()
+    one = made(link)
+    ended = one.rows.ended
+
+    def step(seconds):
+        if not one.rows.stands_still:
+            return ended(seconds)
+        one.clock.now += 50.0
+        return []
+
+    one.rows.ended, one.rows.stepwise = step, True
+    keep = one.rows.keep_to
+
+    def keep_to(rows):
+        keep(rows)
+        one.rows.stands_still = rows == 0
+
+    one.rows.keep_to = keep_to
+
+    def pause():
+        link.limit = 0
+
+    def go_on():
+        link.limit = None
+
+    link.arrive = {4: pause, 7: go_on}
+    one.rank.run(work(1, "x" * 8))
+    assert [(result.steps, result.seconds) for result in accounts(link)] == [(3, 3.0), (5, 5.0)]
+
+
+def test_a_turn_begins_another_account_of_rows_that_it_reaches_within_a_step(made):
+    for stepwise, steps in ((True, [4, 4]), (False, [8])):
+        link = Link()
+        link.limit = 4
+        one = made(link)
+        one.rows.stepwise = stepwise
+
+        def turn(link=link):
+            link.limit = 2
+
+        link.arrive = {5: turn}
+        one.rank.run(work(1, "x" * 8))
+        assert [result.steps for result in accounts(link)] == steps
+
+
+def test_prompts_that_wait_for_a_pause_to_end_are_in_no_account(made):
+    link = Link()
+    link.limit = 0
+    one = made(link)
+    sleep = one.clock.slept.append
+
+    def slept(seconds):
+        sleep(seconds)
+        one.clock.now += 6.0
+
+    continuous_rank.time.sleep = slept
+
+    def go_on():
+        link.limit = None
+
+    link.arrive = {6: go_on}
+    one.rank.run(work(1, "aaa"))
+    assert [(result.steps, result.seconds) for result in accounts(link)] == [(3, 3.0)]

@@ -89,7 +89,7 @@ def test_the_gpus_of_a_run_are_those_that_nvml_counted_else_those_that_are_seen(
 
 
 def test_on_a_cpu_no_gpu_is_hidden_or_taken(monkeypatch):
-    monkeypatch.setattr(placement, "own_environment", lambda *_: pytest.fail("there is nothing to hide"))
+    monkeypatch.setattr(placement, "own_environment", lambda *_, **__: pytest.fail("there is nothing to hide"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("nobody asks"))
     config = RunConfig(prompts="p", device="cpu")
     device.hide_other_gpus(config, 1)
@@ -232,6 +232,21 @@ def test_each_rank_with_a_mig_device_is_at_its_own_number_of_the_run_s(monkeypat
     assert device.device_facts(GPUS[0], GPUS[:1], gpu_run(ranks=4), 3)["device"] == "cuda:0"
 
 
+def test_a_rank_that_sees_its_gpu_alone_is_at_its_number_of_the_run_s(monkeypatch):
+    properties(monkeypatch)
+    found = device.device_facts(GPUS[0], GPUS[:1], gpu_run(ranks=4), 3, alone=True)
+    assert (found["device"], found["device_uuid"]) == ("cuda:3", "u0")
+    spread = device.device_facts(GPUS[0], GPUS[:2], gpu_run(gpus_per_rank=2), 1, alone=True)
+    assert spread["device"] == "cuda:2,3"
+
+
+def test_a_rank_that_keeps_its_threads_says_nothing_of_the_cores_it_might_come_to_use(monkeypatch):
+    monkeypatch.setenv("RANKDECK_CORES", "8")
+    config = RunConfig(prompts="p")
+    found = [device.device_facts(torch.device("cpu"), [], config, 0, alone=alone)["cores"] for alone in (False, True)]
+    assert found == [8, None]
+
+
 def test_a_spread_rank_is_at_the_run_s_numbers_of_its_gpus(monkeypatch):
     properties(monkeypatch)
     found = device.device_facts(GPUS[0], GPUS[:2], gpu_run(gpus_per_rank=2), 1)
@@ -260,7 +275,7 @@ def test_why_cuda_cannot_be_used_is_its_own_first_line(monkeypatch):
 def test_a_rank_sees_what_its_place_gives_it(monkeypatch):
     asked = []
     monkeypatch.setenv("SEEN", "before")
-    monkeypatch.setattr(placement, "own_environment", lambda *given: asked.append(given) or {"SEEN": "its own"})
+    monkeypatch.setattr(placement, "own_environment", lambda *given, alone: asked.append(given) or {"SEEN": "its own"})
     device.hide_other_gpus(gpu_run(gpus_per_rank=2), 3)
     assert asked == [(os.environ, 3, 2)]
     assert os.environ["SEEN"] == "its own"

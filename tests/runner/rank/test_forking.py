@@ -219,7 +219,7 @@ def test_a_forked_rank_lives_as_it_is_unless_something_does_not_work_in_a_copy(
 
     monkeypatch.setattr(parent.forking, "tell", tell)
     monkeypatch.setattr(parent.forking, "serve", serve)
-    monkeypatch.setattr(worker, "import_engines", lambda: did.append("imports"))
+    monkeypatch.setattr(worker, "import_engines", lambda *, vllm: did.append("imports"))
     monkeypatch.setattr(worker, "live", lambda *given: (did.append("lives"), lived.append(given)))
     monkeypatch.setattr(worker, "begin_anew", lambda *given: (did.append("begins anew"), lived.append(given)))
     monkeypatch.setattr(parent, "why_no_forking", lambda: why_not)

@@ -4,7 +4,8 @@ is made of stand-ins."""
 import contextlib
 import os
 import sys
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
+from unittest.mock import ANY
 
 import msgspec
 import pytest
@@ -14,6 +15,8 @@ from rankdeck.runner import protocol
 from rankdeck.runner.engine import choose, loading, memory, private_names
 from rankdeck.runner.engine.trials import findings, limits
 from rankdeck.runner.engine.trials.limits import Limits
+from rankdeck.runner.engine.vllm import engine as vllm_engine
+from rankdeck.runner.engine.vllm import names, outline
 from rankdeck.runner.protocol import StartRank
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.engines import EngineHint
@@ -137,7 +140,7 @@ def rank_of(monkeypatch, tmp_path):
             send=lambda *messages: sent.extend(messages), meet=lambda *_: None, arrive=lambda *_: None
         )
         order = StartRank(rank=rank, world_size=2)
-        made = worker._Rank(SimpleNamespace(run_dir=tmp_path, model="demo"), order, link)
+        made = worker._Rank(Options(run_dir=tmp_path, socket="", model="demo"), order, link)
         return SimpleNamespace(rank=made, sent=sent, accelerator=accelerator)
 
     return make
@@ -156,7 +159,7 @@ def test_what_a_rank_says_of_itself_is_what_its_parts_say(rank_of):
 
 
 def test_each_phase_of_getting_ready_is_told_as_it_begins(rank_of, monkeypatch):
-    monkeypatch.setattr(worker, "import_engines", lambda begin: begin())
+    monkeypatch.setattr(worker, "import_engines", lambda begin, vllm: begin())
     one = rank_of(rank=1)
     one.rank.live()
     phases = [message for message in one.sent if isinstance(message, protocol.RankPhase)]
@@ -246,7 +249,7 @@ def test_a_rank_that_loads_on_a_cpu_has_its_share_of_the_cores(monkeypatch, tmp_
     monkeypatch.setattr(worker.group, "join", lambda *given: joined.append(given) or "accelerator")
     monkeypatch.setattr(worker, "seed_rank", lambda *given: seeded.append(given))
     order = StartRank(rank=1, world_size=2, store="/store", attempt=4)
-    rank = worker._Rank(SimpleNamespace(run_dir=tmp_path), order, SimpleNamespace(send=lambda *_: None))
+    rank = worker._Rank(Options(run_dir=tmp_path, socket="", model=""), order, SimpleNamespace(send=lambda *_: None))
     assert rank._join() == "accelerator"
     assert set_to == threads
     assert joined == [(1, 2, "/store", worker.GROUP_TIMEOUT)]
@@ -283,7 +286,7 @@ HINT = EngineHint(engine="static", why="it was faster")
 def in_order(monkeypatch, tmp_path):
     """A rank whose every part takes note of what it is given; `at` is what stands in the place of each call."""
 
-    def go(**settings):
+    def go(options=MappingProxyType({}), engine_made=None, **settings):
         did: list = []
         config = RunConfig(prompts="p", **{"device": "cuda", "ranks": 4, **settings})
         device, holding = torch.device("cuda", 1), [torch.device("cuda", 1), torch.device("cuda", 2)]
@@ -297,6 +300,7 @@ def in_order(monkeypatch, tmp_path):
 
         loaded = SimpleNamespace(model="model", tokenizer=None, device="where it lies")
         engine = SimpleNamespace(name="static", devices=holding, describe=lambda: {"parameters": 7, "dtype": "float32"})
+        engine = engine if engine_made is None else engine_made
         accelerator = SimpleNamespace(device=device, end_training=note("left the group"))
 
         @contextlib.contextmanager
@@ -314,7 +318,7 @@ def in_order(monkeypatch, tmp_path):
         monkeypatch.setattr(worker, "hold_to_share", note("held", "the share"))
         monkeypatch.setattr(worker, "model_folder", note("folder", "the folder"))
         monkeypatch.setattr(worker, "gpus_of_run", note("counted", 6))
-        monkeypatch.setattr(worker, "device_facts", lambda *given: did.append(("facts", *given)) or FACTS)
+        monkeypatch.setattr(worker, "device_facts", lambda *given, alone: did.append(("facts", *given)) or FACTS)
         monkeypatch.setattr(worker._Rank, "_join", lambda self: did.append("joined") or accelerator)
         monkeypatch.setattr(loading, "devices_for", note("for", "the devices"))
         monkeypatch.setattr(loading, "load", note("loaded", loaded))
@@ -330,7 +334,9 @@ def in_order(monkeypatch, tmp_path):
             arrive=note("arrived"),
         )
         rank = worker._Rank(
-            SimpleNamespace(run_dir=tmp_path, model="demo"), StartRank(rank=3, world_size=4, engine_hint=HINT), link
+            Options(**{"run_dir": tmp_path, "socket": "", "model": "demo", **options}),
+            StartRank(rank=3, world_size=4, engine_hint=HINT),
+            link,
         )
         rank.live()
         return did, config, device, holding, loaded
@@ -346,7 +352,7 @@ def test_each_part_of_a_rank_gets_what_is_its_own_in_the_order_that_memory_wants
     there = {"ranks": 4, "gpus": 6}
     assert did == [
         ("read", tmp_path),
-        ("hidden", config, 3),  # before CUDA starts
+        ("hidden", config, 3, {"alone": False}),  # before CUDA starts
         ("names",),
         "joining",
         "joined",
@@ -386,11 +392,11 @@ def test_what_a_rank_remarks_of_its_device_is_in_the_log_once_under_its_name(mon
     )
     monkeypatch.delenv("RANKDECK_CORES", raising=False)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("nobody said how many cores there are"))
-    monkeypatch.setattr(worker, "take_device", lambda *given: taken.append(given) or "a remark")
+    monkeypatch.setattr(worker, "take_device", lambda *given, alone: taken.append(given) or "a remark")
     monkeypatch.setattr(worker.group, "join", lambda *_: "accelerator")
     monkeypatch.setattr(worker, "seed_rank", lambda *_: None)
     order = StartRank(rank=rank, world_size=2)
-    worker._Rank(SimpleNamespace(run_dir=tmp_path), order, SimpleNamespace(send=sent.append))._join()
+    worker._Rank(Options(run_dir=tmp_path, socket="", model=""), order, SimpleNamespace(send=sent.append))._join()
     assert taken == [(config, rank)]
     assert sent == ([protocol.LogLine(source="rank 0", text="a remark")] if rank == 0 else [])
 
@@ -416,3 +422,44 @@ def test_modules_are_not_collected_while_they_come_in_and_again_afterwards_whate
     with pytest.raises(ImportError):
         worker.import_engines(lambda: did.append("begins"))
     assert did == ["begins", "disable", "freeze", "enable"]
+
+
+def test_a_share_of_the_gpu_that_the_engine_does_not_heed_is_told(in_order, monkeypatch):
+    notes: list[str] = []
+    engine = SimpleNamespace(
+        name="static", devices=[torch.device("cuda", 0)], add_notes=notes.extend,
+        describe=lambda: {"parameters": 7, "dtype": "float32"},
+    )  # fmt: skip
+    in_order(gpu_memory_share=0.5, engine_made=engine)
+    assert notes == ["--gpu-memory-share has no effect on the static engine, only on vLLM"]
+
+
+def test_a_rank_of_vllm_has_its_gpu_alone_loads_no_weights_of_its_own_and_ends_vllm_as_it_leaves(
+    in_order, monkeypatch, tmp_path
+):
+    did: list = []
+    engine = SimpleNamespace(
+        name="vllm", devices=[torch.device("cuda", 0)], describe=lambda: {"parameters": 7, "dtype": "bfloat16"},
+        warm_up=lambda: did.append("warmed up"), leave=lambda: did.append("left"),
+    )  # fmt: skip
+    monkeypatch.setattr(names, "require", lambda: did.append("names"))
+    monkeypatch.setattr(worker, "import_engines", lambda begin, vllm: did.append(("imports", vllm)))
+    monkeypatch.setattr(outline, "outline", lambda config, path, device: did.append(("outline", path)) or "loaded")
+
+    def make(loaded, config, path, scratch, on_phase):
+        did.append(("engine", loaded, path, scratch.name))
+        on_phase("compiling")
+        return engine
+
+    monkeypatch.setattr(vllm_engine, "VllmEngine", make)
+    told, *_ = in_order(engine="auto", options={"engine": "vllm", "socket": "/run/me/abc.sock"})
+    assert did == [
+        ("imports", True), "names", ("outline", "the folder"), ("engine", "loaded", "the folder", "abc.3"), "warmed up",
+        "left",
+    ]  # fmt: skip
+    names_told = [one if isinstance(one, str) else one[0] for one in told]
+    assert {"loaded", "chosen", "held", "left the group"}.isdisjoint(names_told)
+    assert [name for name in names_told if name in ("joining", "loading", "compiling")] == [
+        "joining", "loading", "compiling"
+    ]  # fmt: skip
+    assert ("hidden", ANY, 3, {"alone": True}) in told

@@ -27,7 +27,9 @@ def begun(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(parent.processes, "end_with_parent", lambda: did.append("ends with the launcher"))
         monkeypatch.setattr(forking, "take_channel", lambda: "the channel")
         monkeypatch.setattr(forking, "tell", lambda *told: did.append(told))
-        monkeypatch.setattr(worker, "import_engines", lambda: did.append({NVML_CHECK: os.environ.get(NVML_CHECK)}))
+        monkeypatch.setattr(
+            worker, "import_engines", lambda *, vllm: did.append({NVML_CHECK: os.environ.get(NVML_CHECK)})
+        )
         monkeypatch.setattr(worker, "live", lambda *given: did.append(("live", *given)))
         monkeypatch.setattr(worker, "begin_anew", lambda *given: did.append(("begin anew", *given)))
         monkeypatch.setattr(parent, "why_no_forking", lambda: why_not)

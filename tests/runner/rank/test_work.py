@@ -13,7 +13,7 @@ from rankdeck.runner.engine.continuous import ContinuousEngine
 from rankdeck.runner.protocol import Leave, Prompt, Work
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.rank import work
-from rankdeck.runner.rank.work import DeviceLostError, RankWork
+from rankdeck.runner.rank.work import DeviceLostError, EngineBrokenError, RankWork
 from tests.fake_cuda import FakeCuda
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -26,6 +26,8 @@ class Tensor:
 
 class Engine:
     """Raises these errors, batch by batch; a frame of each holds a `Tensor`."""
+
+    broken = False
 
     def __init__(self, *raised: Exception, devices: list[torch.device]) -> None:
         self.raised, self.devices, self.device = list(raised), devices, devices[0]
@@ -197,3 +199,16 @@ def test_memory_is_freed_on_the_rank_s_own_device_and_only_if_there_was_too_litt
 def test_what_is_said_of_a_lost_gpu_is_its_first_line():
     lost = DeviceLostError([GPU], RuntimeError("CUDA error: unknown error\nCUDA kernel errors might be"))
     assert str(lost) == "this process can no longer use cuda:0: RuntimeError: CUDA error: unknown error"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(RuntimeError("an issue"), []), (torch.OutOfMemoryError("CUDA out of memory"), ["out_of_memory"])],
+)
+def test_an_engine_that_cannot_go_on_ends_its_rank_and_too_little_memory_is_told_before(cuda, error, told):
+    engine = Engine(error, devices=[GPU])
+    engine.name, engine.broken = "vllm", True
+    link = Link(1)
+    with pytest.raises(EngineBrokenError, match="vllm cannot go on: "):
+        RankWork(0, RunConfig(prompts="p"), engine, link).run()
+    assert [(failed.kind, failed.leaving) for failed in link.sent] == [(kind, True) for kind in told]

@@ -14,6 +14,7 @@ from rankdeck.runner.protocol import StartRank
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.protocol.sweep_plan import SweepPlan
 from rankdeck.runner.rank import device, group, model_files, worker
+from rankdeck.runner.rank.options import Options
 from rankdeck.runner.rank.work import RankWork
 from rankdeck.runner.supervisor.knobs import _free_bytes
 from tests.fake_cuda import GIB, FakeCuda
@@ -70,7 +71,7 @@ def rank_of(tmp_path, monkeypatch):
         monkeypatch.setattr(loading, "load", load)
         monkeypatch.setattr(choose, "choose", lambda config, loaded, prompts, hint: (engine, ""))
         facts = {"device": str(at), "device_name": "GPU"}
-        monkeypatch.setattr(worker, "device_facts", lambda *_: facts)
+        monkeypatch.setattr(worker, "device_facts", lambda *_, **__: facts)
         monkeypatch.setattr(RankWork, "run", lambda self: False)
         link = SimpleNamespace(
             send=lambda *messages: told.extend(messages),
@@ -78,7 +79,7 @@ def rank_of(tmp_path, monkeypatch):
             arrive=lambda rank, at: told.append(f"rank {rank} at {at}"),
         )
         order = StartRank(rank=local_rank, world_size=config.ranks)
-        made = worker._Rank(SimpleNamespace(run_dir=tmp_path, model=model), order, link)
+        made = worker._Rank(Options(run_dir=tmp_path, socket="", model=model), order, link)
         return made, told
 
     return go

@@ -4,7 +4,7 @@ import pytest
 
 from rankdeck.runner.protocol.config import MAX_BATCH_SIZE
 from rankdeck.runner.protocol.first_batch import FirstBatch, first_batch
-from rankdeck.runner.scheduling.batch_size_search import Known, Search, memory_limit
+from rankdeck.runner.scheduling.batch_size_search import Choice, Known, Search, memory_limit
 
 
 def test_auto_cuts_a_job_of_a_few_rounds_into_even_ones_and_does_not_search():
@@ -252,3 +252,17 @@ def test_a_peak_of_nothing_is_a_peak_and_one_that_is_not_known_is_none():
 def test_out_of_memory_at_a_single_row_leaves_a_batch_of_one():
     choice = search().wall(1, fits=0)
     assert (choice.batch_size, choice.settled) == (1, True)
+
+
+def test_no_more_rows_are_tried_than_the_engine_was_loaded_for():
+    known = Known(prompts=100_000, ranks=1, tokens_per_row=10, on_gpu=True, most_rows=256, memory_free_bytes=2**40)
+    search = Search(known)
+    choice = search.start()
+    assert choice.batch_size <= 256
+    for peak in (10, 11, 12, 13):
+        if choice.settled:
+            break
+        choice = search.learn(choice.batch_size, choice.batch_size * 1.0, peak, 90_000)
+    assert choice == Choice(
+        256, "settled at 256: 512 would not fit, the engine was started for at most 256 rows at once", True
+    )

@@ -232,7 +232,7 @@ def test_a_launch_begins_the_ranks_afresh_and_keeps_their_totals() -> None:
     kept = {"rank", "cap", "warm_rows", "batches", "prompts", "prompt_tokens", "output_tokens", "slots", "padded_slots",
             "busy_seconds", "peak_memory_bytes", "reserved_memory_bytes", "batch_started_at", "batch_period",
             "account_started_at"}  # fmt: skip
-    expected = {name: getattr(busy_rank(1), name) for name in kept}
+    expected = {name: getattr(busy_rank(1), name) for name in kept} | {"busy_seconds": 46.0}
     bare = RankState(phase_since=101.0, **expected)  # type: ignore[arg-type]
     assert replace(after.ranks[1], first_step=None, last_step=None) == bare
     assert after.ranks[2] == RankState(rank=2, phase_since=101.0)
@@ -386,6 +386,106 @@ def test_a_pause_ends_the_account_that_spans_it_and_no_closed_batch() -> None:
         assert [rank.batch_period for rank in after.ranks] == [3, None]
 
 
+def test_a_rank_whose_rows_stood_still_begins_its_next_account_as_the_run_goes_on() -> None:
+    before = continuous()
+    ranks = tuple(
+        replace(rank, ready=replace(rank.ready, engine="vllm")) if rank.ready is not None else rank
+        for rank in before.ranks
+    )
+    before = replace(before, ranks=ranks)
+    assert before.stepwise
+    still = apply(before, protocol.Paused(at=101, reason="r", asked=True))
+    assert {rank.batch_period for rank in still.ranks} == {None}
+    after = apply(still, protocol.Resumed(at=150))
+    number = after.periods[-1].number
+    assert {(rank.batch_period, rank.begun_in, rank.account_started_at) for rank in after.ranks} == {
+        (number, after.period_number, 150)
+    }
+    idle = replace(still, ranks=(replace(ranks[0], batch=None), ranks[1]))
+    assert apply(idle, protocol.Resumed(at=150)).ranks[0].account_started_at == ranks[0].account_started_at
+
+
+def test_ranks_that_ended_with_the_one_that_was_lost_were_busy_until_then() -> None:
+    lost = apply(full(sweep=None, loss=None), protocol.RankLost(at=104.0, rank=1, cause="gone"))
+    before = lost.ranks[0]
+    assert before.batch is not None
+    after = apply(lost, protocol.RanksLaunched(at=110.0, attempt=2, world_size=2))
+    assert after.ranks[0].busy_seconds == before.busy_seconds + 104.0 - before.batch_started_at
+    assert after.ranks[1].busy_seconds == lost.ranks[1].busy_seconds
+
+
+def stepwise(**changed: object) -> RunState:
+    ranks = (busy_rank(0, ready=ready(0, engine="vllm")), busy_rank(1, ready=ready(1, engine="vllm"), **changed))
+    return full(sweep=None, ranks=ranks)
+
+
+def test_an_account_that_spans_a_pause_too_short_to_be_noticed_counts_for_no_period() -> None:
+    """It began before the pause: by the moment of the resume its tokens would be those of a few milliseconds."""
+    still = apply(stepwise(), protocol.Paused(at=101.0, reason="r", asked=True))
+    after = apply(still, protocol.Resumed(at=101.2))
+    result = replace(finished(1, 8, 101.4, rows=6).result, seconds=9.0)
+    counted = apply(after, protocol.AccountClosed(at=101.4, rank=1, batch=8, result=result))
+    assert counted.periods[-1].shares == after.periods[-1].shares
+    later = protocol.AccountClosed(at=103.4, rank=1, batch=8, result=replace(result, seconds=2.0))
+    assert 1 in apply(counted, later).periods[-1].shares, "the next one began after it"
+
+
+def test_an_account_that_is_heard_after_a_resume_took_as_long_as_its_rank_says() -> None:
+    still = apply(stepwise(), protocol.Paused(at=101.0, reason="r", asked=True))
+    after = apply(still, protocol.Resumed(at=101.3))
+    result = replace(finished(1, 8, 101.31, rows=6).result, output_tokens=40, seconds=0.4)
+    counted = apply(after, protocol.AccountClosed(at=101.31, rank=1, batch=8, result=result))
+    assert counted.periods[-1].shares[1].seconds == 0.4, "not a hundredth of a second"
+
+
+def test_a_batch_that_stood_still_and_ended_in_one_account_took_no_longer_than_it_was_generated() -> None:
+    before = stepwise(accounts=0, batch_started_at=95.0)
+    still = apply(before, protocol.Paused(at=95.0, reason="r", asked=True))
+    after = apply(still, protocol.Resumed(at=695.0))
+    ended = replace(finished(1, 8, 700.0, rows=6), result=replace(finished(1, 8, 700.0, rows=6).result, seconds=5.0))
+    assert apply(after, ended).periods[-1].shares[1].seconds == 5.0
+
+
+def test_stopping_a_paused_run_lets_rows_go_on_and_their_next_account_begins_then() -> None:
+    still = apply(stepwise(), protocol.Paused(at=101.0, reason="r", asked=True))
+    stopping = apply(still, protocol.Stopping(at=700.0, now=False))
+    assert {rank.account_started_at for rank in stopping.ranks} == {700.0}
+    again = apply(stopping, protocol.Stopping(at=800.0, now=True))
+    assert {rank.account_started_at for rank in again.ranks} == {700.0}, "asked to stop at once"
+
+
+def test_ranks_of_a_run_that_is_taken_up_were_busy_until_it_was_left() -> None:
+    before = full(sweep=None, now=104.0)
+    taken = protocol.RunTakenUp(
+        at=100_000.0, config=before.config, completed=0, failed=0, prompt_tokens=0, output_tokens=0
+    )
+    after = apply(before, taken)
+    assert {rank.batch for rank in after.ranks} == {None}
+    for old, new in zip(before.ranks, after.ranks, strict=True):
+        assert new.busy_seconds == old.busy_seconds + 104.0 - old.batch_started_at
+
+
+def test_a_closed_batch_of_a_sweep_goes_on_through_a_pause_and_stays_what_it_was() -> None:
+    before = replace(stepwise(batch_period=None), sweep=full().sweep)
+    assert before.sweeping
+    after = apply(apply(before, protocol.Paused(at=101, reason="r", asked=True)), protocol.Resumed(at=102))
+    assert [rank.batch_period for rank in after.ranks] == [None, None]
+
+
+def test_padding_that_the_engine_does_not_tell_is_not_counted_as_none() -> None:
+    before = full(sweep=None)
+    event = finished(0, 7, 101.0, rows=6)
+    unknown = replace(event, result=replace(event.result, padded_slots=None))
+    after = apply(before, unknown)
+    assert (after.slots, after.padded_slots) == (before.slots, before.padded_slots)
+    assert after.ranks[0].padding_waste == before.ranks[0].padding_waste
+    assert after.timeline.lanes == () or all(
+        span.work is None or span.work.slots != event.result.slots
+        for lane in after.timeline.lanes
+        for span in lane.spans
+    )
+
+
 # --- ticks ------------------------------------------------------------------------------------------
 
 
@@ -494,13 +594,13 @@ def test_a_run_that_is_taken_up_keeps_its_history_and_starts_its_clocks_afresh()
     ended = protocol.RunEnded(at=100, status="stopped", exit_status=0, summary=summarise(full()))
     before = full(ended=ended)
     after = apply(before, taken_up(config))
-    assert {**changes(before, after), "periods": 0, "marks": 0, "sweep": 0} == {
+    assert {**changes(before, after), "periods": 0, "marks": 0, "sweep": 0, "ranks": 0} == {
         "seconds_before": 84.0, "config": config, "phase": "starting", "completed": 18, "failed": 3,
         "prompt_tokens": 77, "output_tokens": 333, "batch_size": 1, "active_ranks": 1, "auto": False,
         "rounds": EvenRounds(), "paused": None, "loss": None, "refusal": None, "ready_at": None, "first_batch_at": None,
         "last_result_at": None, "window": (), "rate_now": 0.0, "rank_rates": (), "loads": (),
         "devices": (), "processes": (), "cpu_history": (), "ended": None,
-        "periods": 0, "marks": 0, "sweep": 0,
+        "periods": 0, "marks": 0, "sweep": 0, "ranks": 0,
     }  # fmt: skip
     assert after.marks[-1] == Mark(elapsed=84.0, kind="taken up", text="taken up again")
     assert after.periods == (*before.periods, KnobPeriod(batch_size=1, active_ranks=1, number=4, began=84.0))
@@ -683,7 +783,7 @@ def test_some_fields_keep_the_names_that_older_journals_and_snapshots_have() -> 
 def test_a_rank_without_a_device_has_none_that_is_known() -> None:
     assert (RankState(rank=0).device, busy_rank(0, ready=ready(0, device="cuda:3")).device) == ("?", "cuda:3")
     assert RankState(rank=0).continuous is False
-    assert RankState(rank=0).padding_waste == RunState().padding_waste == 0.0
+    assert RankState(rank=0).padding_waste is RunState().padding_waste is None
 
 
 # --- ranks and GPUs ---------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ def test_a_joined_span_has_the_sums_the_first_batch_and_the_time_between() -> No
         "batch", 1.0, 5.0, batch=4, rows=5, work=Work(11, 22, 1.25, 2.5, 33, 44, 40, 10), joined=5, gaps=0.875
     )
     assert joined.work is not None
-    assert (joined.work.padding_waste, Work().padding_waste) == (0.25, 0.0)
+    assert (joined.work.padding_waste, Work().padding_waste) == (0.25, None)
     assert joined.seconds == 4.0
 
 

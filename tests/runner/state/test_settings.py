@@ -248,7 +248,7 @@ def test_on_a_cpu_a_rank_with_more_threads_is_held_against_so_many_times_the_lim
 
 def test_a_setting_has_the_padding_of_its_own_batches() -> None:
     period = KnobPeriod(batch_size=4, active_ranks=1)
-    assert period.padding_waste == 0.0
+    assert period.padding_waste is None
     for padded in (10, 50):
         period = period.with_batch(0, share_of_batch(10, 1.0, slots=100, padded_slots=padded))
     (row,) = settings([period, KnobPeriod(batch_size=8, active_ranks=1)])

@@ -14,7 +14,7 @@ from rankdeck.runner.advice.segments import end_of, idle_tail, segments
 from rankdeck.runner.advice.slow_rank import slow_rank
 from rankdeck.runner.protocol.config import RunConfig
 from rankdeck.runner.state import RunState, Snapshot, apply
-from rankdeck.runner.state.timeline import BUSY_POINTS, LEAST_OF_A_LANE, MOST_SPANS, Span, thinned
+from rankdeck.runner.state.timeline import BUSY_POINTS, LEAST_OF_A_LANE, MOST_SPANS, Span, Timeline, thinned
 from tests import scripted, scripted_steering, scripted_timeline
 from tests.runner.state.test_state import finished, play, ready
 
@@ -86,6 +86,39 @@ def test_a_pause_and_an_inactive_rank_are_not_idle_time() -> None:
     )
     gaps = [(segment.kind, segment.seconds) for segment in segments(state, 1) if segment.span is None]
     assert gaps == [("idle", 1), ("paused", 5), ("idle", 2), ("inactive", 8)]
+
+
+def standing(timeline: Timeline) -> Timeline:
+    lanes = tuple(msgspec.structs.replace(lane, stepwise=True) for lane in timeline.lanes)
+    return msgspec.structs.replace(timeline, lanes=lanes)
+
+
+def test_an_account_whose_rows_stood_still_begins_as_the_run_goes_on() -> None:
+    begun = play(protocol.BatchStarted(at=10, rank=0, batch=1, rows=4), state=launched())
+    state = msgspec.structs.replace(begun, timeline=standing(begun.timeline))
+    result = protocol.BatchResult(
+        rows=1, prompt_tokens=1, output_tokens=1, slots=2, padded_slots=None, steps=1, prefill_seconds=0,
+        decode_seconds=1, seconds=1,
+    )  # fmt: skip
+    closed = protocol.AccountClosed(at=15.1, rank=0, batch=1, result=result)
+    state = play(protocol.Paused(at=15, reason="asked for", asked=True), closed, protocol.Resumed(at=20), state=state)
+    assert state.timeline.lanes[0].open is not None
+    assert state.timeline.lanes[0].open.began == 20
+    other = play(protocol.AccountClosed(at=21, rank=0, batch=1, result=result), protocol.Resumed(at=22), state=state)
+    assert other.timeline.lanes[0].open is not None
+    assert other.timeline.lanes[0].open.began == 21, "there was no pause"
+    both = play(
+        protocol.Paused(at=30, reason="the disk is full", asked=False),
+        protocol.AccountClosed(at=30.1, rank=0, batch=1, result=result),
+        protocol.Paused(at=35, reason="asked for", asked=True),
+        protocol.Resumed(at=40),
+        state=state,
+    )
+    assert both.timeline.lanes[0].open is not None
+    assert both.timeline.lanes[0].open.began == 40, "one pause went over into the next"
+    worked = play(protocol.Paused(at=15, reason="asked for", asked=True), closed, protocol.Resumed(at=20), state=begun)
+    assert worked.timeline.lanes[0].open is not None
+    assert worked.timeline.lanes[0].open.began == 15.1, "rows of other engines went on"
 
 
 def test_after_a_lost_rank_its_batch_is_lost_and_both_ranks_load_again() -> None:

@@ -13,6 +13,7 @@ from rankdeck.runner.launching.parent import RankParent
 from rankdeck.runner.machine import kernel, processes, telemetry
 from rankdeck.runner.machine.kernel import ProcessLook
 from rankdeck.runner.protocol import StartRank
+from rankdeck.runner.protocol.engines import EngineHint
 from rankdeck.runner.supervisor import launch as launch_module
 from rankdeck.runner.supervisor.launch import Loss, RankLaunch
 from tests.runner.supervisor.in_process import Launch, ready
@@ -102,8 +103,8 @@ async def test_a_parent_is_started_for_the_model_and_the_socket_of_the_run_and_t
     monkeypatch.setattr(processes, "usable_cores", lambda: 12)
     monkeypatch.setattr(processes, "under_wsl", lambda: False)
 
-    def environment(base, ranks, on_cpu, cores, *, expandable_segments):
-        asked.append((base is os.environ, ranks, on_cpu, cores, expandable_segments))
+    def environment(base, ranks, on_cpu, cores, *, expandable_segments, engine):
+        asked.append((base is os.environ, ranks, on_cpu, cores, expandable_segments, engine))
         return {"OWN": "1"}
 
     monkeypatch.setattr(launch_module, "rank_environment", environment)
@@ -117,7 +118,7 @@ async def test_a_parent_is_started_for_the_model_and_the_socket_of_the_run_and_t
     ]  # fmt: skip
     assert (tmp_path / "accelerate.yaml").exists()
     assert given == {"OWN": "1"}
-    assert asked == [(True, 2, True, 12, True)]
+    assert asked == [(True, 2, True, 12, True, "auto")]
     assert one.parent.ordered == [StartRank(rank=rank, world_size=2, attempt=1, environment={}) for rank in (0, 1)]
     assert one.said() == [("supervisor", "starting " + " ".join(command))]
 
@@ -138,10 +139,38 @@ async def test_where_memory_segments_cannot_grow_ranks_are_not_told_to_use_them(
     asked: list[bool] = []
     monkeypatch.setattr(processes, "under_wsl", lambda: True)
     monkeypatch.setattr(
-        launch_module, "rank_environment", lambda *_, expandable_segments: asked.append(expandable_segments) or {}
+        launch_module,
+        "rank_environment",
+        lambda *_, expandable_segments, engine: asked.append(expandable_segments) or {},
     )
     await One(tmp_path).launch.start()
     assert asked == [False]
+
+
+@pytest.mark.parametrize(
+    ("settings", "hint", "told"),
+    [
+        ({"engine": "vllm"}, None, True),
+        ({"engine": "auto"}, EngineHint(engine="vllm", why="faster"), True),
+        ({"engine": "auto"}, EngineHint(engine="continuous", why="faster"), False),
+        ({"engine": "auto"}, EngineHint(), False),
+        ({"engine": "static"}, EngineHint(engine="vllm"), False),
+    ],
+)
+async def test_the_parent_of_ranks_of_vllm_is_told_so_with_the_environment_that_it_wants(
+    tmp_path, monkeypatch, settings, hint, told
+):
+    asked: list[bool] = []
+    monkeypatch.setattr(
+        launch_module, "rank_environment", lambda *_, engine, **__: asked.append(engine == "vllm") or {}
+    )
+    one = One(tmp_path, **settings)
+    one.launch._engine_hint = hint
+    await one.launch.start()
+    ((command, _),) = one.parent.started
+    assert (command[-2:] == ["--engine", "vllm"]) is told
+    assert asked == [told]
+    assert {order.engine_hint for order in one.parent.ordered} == {hint}
 
 
 async def test_a_parent_that_is_there_is_not_started_again_and_forks_the_ranks_of_this_launch(tmp_path):

@@ -39,9 +39,17 @@ def test_what_was_not_measured_is_unknown_and_nothing_is_divided_by_nothing():
     meter = TrialMeter([ready(0)], started=10.0)
     meter.add_batch(0, 10.0, 10.0, account(slots=0, padded_slots=0))
     found = meter.result({})
-    assert (found.step_ms, found.padding_waste, found.idle) == (None, 0.0, 1.0)
+    assert (found.step_ms, found.padding_waste, found.idle) == (None, None, 1.0)
     assert (found.peak_memory_bytes, found.rank_peak_memory_bytes, found.reserved_memory_bytes) == (None, [None], None)
     assert found.seconds == 1e-9
+
+
+def test_padding_is_that_of_the_batches_that_tell_of_it():
+    meter = TrialMeter([ready(0)], started=10.0)
+    meter.add_batch(0, 10.0, 11.0, account(slots=100, padded_slots=None))
+    assert meter.result({}).padding_waste is None
+    meter.add_batch(0, 11.0, 12.0, account(slots=100, padded_slots=30))
+    assert meter.result({}).padding_waste == 0.3
 
 
 def test_more_time_in_hand_than_has_passed_is_no_idleness_below_nothing():

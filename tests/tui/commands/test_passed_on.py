@@ -66,6 +66,7 @@ SETTINGS = {
     "--attention": ("attention", "eager", "eager"),
     "--ranks-per-gpu": ("ranks_per_gpu", "2", 2),
     "--gpus-per-rank": ("gpus_per_rank", "2", 2),
+    "--gpu-memory-share": ("gpu_memory_share", "0.5", 0.5),
     "--quantization": ("quantization", "int8", "int8"),
     "--chat": ("chat", None, True),
     "--trust-remote-code": ("trust_remote_code", None, True),
@@ -556,7 +557,7 @@ def test_the_defaults_that_the_help_names_are_those_of_a_run(command: str) -> No
         if param.name in fields and param.default is None and (found := DEFAULT.search(param.help or ""))
     }
     for name, said in named.items():
-        if name in ("ranks", "patience", "ranks_per_gpu"):
+        if name in ("ranks", "patience", "ranks_per_gpu", "gpu_memory_share"):
             continue  # they depend on the machine
         if (command, name) == ("demo", "limit"):
             continue  # on the ranks

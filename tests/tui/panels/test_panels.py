@@ -15,6 +15,7 @@ from rankdeck.tui.panels.overview.advice import all_advice
 from rankdeck.tui.panels.overview.devices import device_lines, devices_title
 from rankdeck.tui.panels.overview.gpu_ranks import gpu_rank_lines
 from rankdeck.tui.panels.overview.header import header_line
+from rankdeck.tui.panels.overview.notice import notice_lines
 from rankdeck.tui.panels.overview.progress import progress_lines
 from rankdeck.tui.panels.overview.ranks import rank_lines
 from rankdeck.tui.panels.overview.summary import summary_lines
@@ -24,7 +25,7 @@ from rankdeck.tui.words.text import (
     line_width,
     plain,
 )
-from tests import scripted
+from tests import scripted, scripted_sweep
 
 SIZES = (58, 76, 116, 196)
 STATES = {
@@ -181,6 +182,74 @@ def test_a_continuous_rank_shows_its_rows_and_how_full_its_cache_is() -> None:
     assert not any(advice.kind == "rounds" for advice in advise(job))
     static = replace(state, prompts=40, batch_size=16, active_ranks=2)
     assert any(advice.kind == "rounds" for advice in advise(static))
+
+
+def by_vllm(state: RunState, **more: object) -> RunState:
+    """The state as if vLLM were the engine, with rows in flight."""
+    now = {"batch": 1, "rows": 18, "rows_at_once": 16, "cache_used": 0.34, "prefix_hits": 0.42, "slots": 0}
+    ranks = [
+        replace(rank, ready=replace(rank.ready, engine="vllm", **more), **now)
+        for rank in state.ranks
+        if rank.ready is not None
+    ]
+    return replace(state, ranks=tuple(ranks), slots=0, padded_slots=0)
+
+
+def test_of_vllm_its_rows_cache_and_prefix_hits_are_shown_and_no_padding() -> None:
+    state = by_vllm(scripted.running().state)
+    lines = plain(rank_lines(state, 76)).split("\n")
+    assert lines[0].split()[3:8] == ["rows", "cache", "tok/s", "prompts", "hits"]
+    assert lines[1].split()[3:5] == ["16", "34%"]
+    assert "42%" in lines[1]
+    assert "hits 42%" in plain(progress_lines(state, 150, 2))
+    assert "waste" not in plain(progress_lines(state, 150, 2))
+    unknown = replace(state, ranks=tuple(replace(rank, prefix_hits=None) for rank in state.ranks))
+    assert "waste n/a" in plain(progress_lines(unknown, 150, 2))
+
+
+def test_beside_their_gpus_continuous_ranks_show_rows_and_how_full_the_cache_is() -> None:
+    state = by_vllm(scripted.running(2, gpus=2).state)
+    lines = plain(gpu_rank_lines(state, 116)).split("\n")
+    assert "waste" not in lines[0]
+    assert {"rows", "cache"} <= set(lines[0].split())
+    assert "34%" in lines[1]
+
+
+def test_the_header_says_which_engine_and_how_far_it_was_ahead() -> None:
+    state = by_vllm(scripted.running().state)
+    assert "vllm engine   " in plain([header_line(state, 130)])
+    chosen = by_vllm(scripted.running().state, engine_lead=1.618, engine_over="static")
+    assert "vllm engine (1.62x static)" in plain([header_line(chosen, 130)])
+    narrow = plain([header_line(state, 80)])
+    assert "vllm engine" in narrow
+    assert "pull" not in narrow
+    assert "pull" in plain([header_line(scripted.running().state, 80)])
+
+
+def test_paused_rows_of_vllm_stand_still_and_those_of_others_are_finished() -> None:
+    state = replace(by_vllm(scripted.running().state), paused="asked for")
+    assert "paused: rows wait where they are; space goes on" in plain(notice_lines(state, 78))
+    assert plain(rank_lines(state, 76)).split("\n")[1].split()[2] == "paused"
+    other = replace(scripted.running().state, paused="asked for")
+    assert "paused after the batches in flight" in plain(notice_lines(other, 78))
+    assert "paused" not in plain(rank_lines(other, 76))
+
+
+def test_in_a_sweep_a_paused_batch_of_vllm_is_finished_as_any_other() -> None:
+    sweep = scripted_sweep.running().state.sweep
+    state = replace(by_vllm(scripted.running().state), paused="asked for", sweep=sweep)
+    assert state.sweeping
+    assert "paused after the batches in flight" in plain(notice_lines(state, 78))
+    assert "paused" not in plain(rank_lines(state, 76))
+
+
+def test_compiling_is_shown_among_the_phases_only_where_a_rank_compiles() -> None:
+    state = STATES["loading"]
+    assert "compiling" not in plain(rank_lines(state, 90))
+    compiling = replace(state, ranks=(replace(state.ranks[0], phase="compiling"), *state.ranks[1:]))
+    text = plain(rank_lines(compiling, 90))
+    assert "✓ loading  ▸ compiling  · warming up" in text
+    assert "✓ importing  ▸ joining  · loading  · compiling" in text
 
 
 @pytest.mark.parametrize("width", SIZES)

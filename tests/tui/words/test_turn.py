@@ -20,6 +20,7 @@ from rankdeck.tui.words.turn import _coming, _seen, refusal_words
         (Coming(until="batch ends", batch=14, seconds=125), "takes effect when batch #14 ends, in ~02:05", "in ~02:05"),
         (Coming(until="batch ends", batch=14), "takes effect when batch #14 ends", "after #14"),
         (Coming(until="rows end"), "takes effect as rows end", "as rows end"),
+        (Coming(until="next step"), "takes effect with the next step", "next step"),
         (Coming(until="run goes on"), "takes effect once the run resumes", "when resumed"),
         (Coming(until="next batch"), "takes effect with the next batch", "next batch"),
     ],

@@ -61,6 +61,7 @@ MORE = (
     Field("attention", "attention", "auto", "auto: as transformers chooses", get_args(settings.Attention)),
     Field("ranks_per_gpu", "ranks per GPU", "", "ranks that share a GPU at most", empty="as needed"),
     Field("gpus_per_rank", "GPUs per rank", "1", "for a model too large for one GPU"),
+    Field("gpu_memory_share", "GPU memory", "", "vLLM: share of the GPU's memory a rank reserves", empty="0.9"),
     Field("decoding", "decoding", "auto", "static engine: its own loop, or generate", get_args(settings.Decoding)),
     Field("trust_remote_code", "trust its code", "no", "run Python that the model brings, as you", NO_YES),
     Field("name", "run name", "", "letters, digits, '.', '_' and '-'", empty="automatic"),
@@ -77,7 +78,7 @@ _BY_FLAG = sorted(((f"--{name.replace('_', '-')}", label) for name, label in LAB
 
 _WHOLE = ("ranks", "max_new_tokens", "gpus_per_rank", "max_restarts")
 _WHOLE_OR_NONE = ("limit", "top_k", "seed", "ranks_per_gpu")
-_FRACTION_OR_NONE = ("temperature", "top_p", "patience")
+_FRACTION_OR_NONE = ("temperature", "top_p", "patience", "gpu_memory_share")
 _TEXT_OR_NONE = ("column", "output", "name")
 _YES = tuple(field.setting for field in ALL if field.options == NO_YES)
 _OF_ONE_RUN = ("output", "name")

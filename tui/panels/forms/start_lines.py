@@ -191,7 +191,8 @@ def memory_lines(found: MemoryEstimate | str | None, width: int) -> list[Line]:
     if found.auto and width >= WIDE:
         made += f", at batch size {found.batch_size}"
     if found.takes_the_rest:
-        made = "the cache takes what is left of the GPU"
+        of_gpu = "the GPU" if found.gpu_share is None else f"{found.gpu_share:.0%} of the GPU"
+        made = f"the cache takes what is left of {of_gpu}"
     title: Line = (("Memory  ", "dim"), (words, ""))
     detail: Line = ((cut(made, width), "dim"),)
     if found.free is None:

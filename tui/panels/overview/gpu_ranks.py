@@ -58,7 +58,8 @@ _CPU = (
     Column("GiB", 5, "right"),
     *_WORK,
 )
-
+_CONTINUOUS = {"batch": Column("rows", 7, "left", 10), "waste": Column("cache", 5, "right")}
+"""Where rows come and go there are no batches to pad, but a cache that fills."""
 
 BARS_FROM = 9
 """Cells from which a column has a bar before its figure."""
@@ -85,6 +86,8 @@ def gpu_rank_lines(state: RunState, width: int, order: Sequence[int] | None = No
         return [((NO_RANK, "dim"),)]
     most = max((len(f"{device.sample.power_limit_watts or 0:.0f}") for device in state.devices), default=0)
     all_columns: tuple[Column, ...] = _GPU if state.devices else _CPU
+    if state.continuous:
+        all_columns = tuple(_CONTINUOUS.get(column.title, column) for column in all_columns)
     columns = tuple(column._replace(width=max(3, most)) if column.title == "W" else column for column in all_columns)
     if sum(column.width + 1 for column in columns) - 1 > width:
         columns = tuple(column for column in columns if column.title != "minute")
@@ -103,7 +106,8 @@ def gpu_rank_lines(state: RunState, width: int, order: Sequence[int] | None = No
             room = width - sum(sizes[:own]) - own * gap
             lines.append((*line, *fit(((cause_words(rank, room), "bad"),), room)))
             continue
-        work = doing(state, rank), batch_words(rank, sizes[own + 1]), *achieved(state, rank, slow=number in slow)
+        share = rank.cache_used if state.continuous else rank.padding_waste
+        work = doing(state, rank), batch_words(rank, sizes[own + 1]), *achieved(state, rank, share, slow=number in slow)
         lines.append(row((*start, *work), columns, sizes, gap))
     return lines
 

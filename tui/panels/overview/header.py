@@ -1,5 +1,6 @@
 """The top line: which run this is and what phase it is in. Pure functions of the state."""
 
+from rankdeck.runner.protocol import RankReady
 from rankdeck.runner.state import RunState
 from rankdeck.tui.panels.overview.notice import attempt_words
 from rankdeck.tui.words.status import STATUS
@@ -56,6 +57,14 @@ def phase_clock(state: RunState) -> float:
     return state.elapsed if state.first_batch_at is None else state.seconds
 
 
+def engine_words(ready: RankReady | None) -> tuple[str, ...]:
+    """The engine, and how far it was ahead in earlier runs if it was taken for that."""
+    if ready is None or not ready.engine:
+        return ()
+    lead = f" ({ready.engine_lead:.2f}x {visible(ready.engine_over)})" if ready.engine_lead is not None else ""
+    return (f"{visible(ready.engine)} engine{lead}",)
+
+
 def header_line(state: RunState, width: int) -> Line:
     """Model, ranks, dispatch and length mode on the left; phase and clock on the right; always one line."""
     right: Line = ((phase_words(state), phase_style(state)), (f" {clock(phase_clock(state))}", "strong"))
@@ -73,12 +82,15 @@ def header_line(state: RunState, width: int) -> Line:
     if state.attempt > 1 and state.ended is None:
         again = (attempt_words(state),)
         again_short = (f"attempt {state.attempt}, {state.restarts_left} left",)
-    engines = (f"{visible(ready.engine)} engine",) if ready is not None and ready.engine else ()
+    engines = engine_words(ready)
+    unusual = ready is not None and (ready.engine != "static" or ready.engine_lead is not None)
     name_shown = model_name(state.model_label)
     # In a short line, gaps shrink first, then a long name loses half, then the least surprising facts go.
     ways: tuple[tuple[int, tuple[str, ...], int], ...] = (
         (3, (ranks, *again, config.dispatch, *engines, config.length_mode), len(name_shown)),
         (2, (ranks, *again, config.dispatch, *engines, config.length_mode), len(name_shown)),
+        # An engine that is not the usual one tells more than how prompts are handed out, and when answers end.
+        *(((2, (ranks, *again, *engines, *rest), 10) for rest in ((config.length_mode,), ())) if unusual else ()),
         (3, (ranks, *again, config.dispatch, config.length_mode), len(name_shown)),
         (2, (ranks, *again, config.dispatch, config.length_mode), 14),
         (2, (ranks, *again_short, config.length_mode), 10),

@@ -21,7 +21,7 @@ def notice_lines(state: RunState, width: int, keys: Keys = AS_THEY_COME) -> list
         said = silence_words(silence, outlook=True, more=max(0.0, state.now - silence.at))
         lines.extend(_wrapped("? ", f"rank {silence.rank}: {said}", "warn", width))
     if state.paused is not None:
-        lines.extend(_wrapped("‖ ", _paused_words(state.paused, keys), "warn", width))
+        lines.extend(_wrapped("‖ ", _paused_words(state, state.paused, keys), "warn", width))
     return lines
 
 
@@ -30,7 +30,9 @@ def silence_lines(said: str | None, width: int) -> list[Line]:
     return _wrapped("? ", f"{said}; these figures are stale", "warn", width) if said is not None else []
 
 
-def _paused_words(reason: str, keys: Keys) -> str:
+def _paused_words(state: RunState, reason: str, keys: Keys) -> str:
+    if reason == ASKED_FOR and state.stepwise and not state.sweeping and state.phase != "stopping":
+        return named("paused: rows wait where they are; {run.pause} goes on", keys)
     if reason == ASKED_FOR:
         return named("paused after the batches in flight; {run.pause} goes on", keys)
     end = "" if reason.rstrip().endswith(".") else "."

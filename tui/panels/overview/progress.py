@@ -23,7 +23,6 @@ from rankdeck.tui.words.sweep import (
     what_happens,
 )
 from rankdeck.tui.words.text import (
-    UNKNOWN,
     Line,
     between,
     clock,
@@ -168,15 +167,21 @@ def progress_facts(state: RunState) -> list[Fact]:
         facts = [Fact("ETA", eta_words(state), "strong")]
     if only_measures(state) and state.sweep is not None:
         return [*facts, *_sweep_facts(state, state.sweep)]
-    waste = percent(state.padding_waste) if any(rank.slots for rank in state.ranks) else UNKNOWN
+    waste, hits = percent(state.padding_waste), prefix_hits(state)
     facts += [
         Fact("output tokens", count(state.output_tokens + state.in_flight_tokens), "", "tokens", "", "tok"),
         _batch_size(state),
-        Fact("padding waste", waste, "", "waste"),
+        *([Fact("padding waste", waste, "", "waste")] if hits is None else [Fact("prefix hits", hits, "", "hits")]),
     ]
     if state.failed:
         facts.append(Fact("failed", some(state.failed, "prompt"), "warn"))
     return facts
+
+
+def prefix_hits(state: RunState) -> str | None:
+    """The share of the prompts' tokens that was in the ranks' caches already, a mean over them; None if none tells."""
+    known = [rank.prefix_hits for rank in state.ranks if rank.prefix_hits is not None]
+    return percent(sum(known) / len(known)) if known else None
 
 
 def _sweep_facts(state: RunState, sweep: SweepState) -> list[Fact]:

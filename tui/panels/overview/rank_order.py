@@ -84,7 +84,7 @@ def _key(state: RunState, sort: SortBy, slow: Set[int]) -> Callable[[RankState],
         "worst first": worst,
         "tok/s": lambda rank: (-state.rank_rate(rank), rank.rank),
         "prompts": lambda rank: (-rank.prompts, rank.rank),
-        "waste": lambda rank: (-rank.padding_waste, rank.rank),
+        "waste": lambda rank: (-(rank.padding_waste or 0.0), rank.rank),
         "idle": lambda rank: (-idle_lately(state, rank.rank), rank.rank),
     }
     return keys[sort]

@@ -6,6 +6,7 @@ from typing import Literal
 from rankdeck.runner.advice.segments import idle_lately
 from rankdeck.runner.advice.slow_rank import slow_ranks
 from rankdeck.runner.state import RankState, RunState
+from rankdeck.runner.state.run import RankStage
 from rankdeck.tui.panels.bars import Column, heading, row, widths
 from rankdeck.tui.words.status import shown_phase
 from rankdeck.tui.words.styles import rank_style
@@ -49,13 +50,17 @@ _CONTINUOUS = {
 }
 """A continuous rank has rows that come and go: how many there are, and how full its KV cache is."""
 
-_LOADING = ("importing", "joining", "loading", "warming up", "ready")
+_HITS = Column("hits", 5, "right")
+"""Instead of padding waste where that is not known, but which share of the prompts was in the cache already."""
+
+_LOADING: tuple[RankStage, ...] = ("importing", "joining", "loading", "compiling", "warming up", "ready")
 _STATE_STYLES = {
     "lost": "bad",
     "silent": "warn",
     "decoding": "good",
     "prefill": "key",
     "waiting": "dim",
+    "paused": "dim",
     "ended": "dim",
     "inactive": "dim",
 }
@@ -91,6 +96,8 @@ def rank_lines(state: RunState, width: int, form: RankForm = "table", order: Seq
             _CONTINUOUS[column.title]._replace(width=column.width) if column.title in _CONTINUOUS else column
             for column in full
         )
+    if counts_hits(state):
+        full = tuple(_HITS if column.title == "waste" else column for column in full)
     columns = tuple(column for column in full if column.title != "device") if narrow else full
     sizes, gap = widths(columns, width, most_gap=4)
     batch_room, step_room = sizes[2:4] if narrow else sizes[3:5]
@@ -171,16 +178,21 @@ def _cells(state: RunState, rank: RankState, batch_room: int, step_room: int, *,
         phase_words(state, rank),
         batch_words(rank, batch_room),
         _step(rank, most, step_room),
-        *achieved(state, rank, slow=slow),
+        *achieved(state, rank, rank.prefix_hits if counts_hits(state) else rank.padding_waste, slow=slow),
     )
 
 
-def achieved(state: RunState, rank: RankState, *, slow: bool) -> tuple[Line, ...]:
-    """A rank's tokens/s, prompts, padding waste and idle time."""
+def counts_hits(state: RunState) -> bool:
+    """Whether ranks tell how much of their prompts was in the cache already."""
+    return any(rank.prefix_hits is not None for rank in state.ranks)
+
+
+def achieved(state: RunState, rank: RankState, share: float | None, *, slow: bool) -> tuple[Line, ...]:
+    """A rank's tokens/s, prompts, a share between these and its idle time."""
     return (
         speed(state, rank, slow=slow),
         ((short_count(rank.prompts), ""),),
-        ((percent(rank.padding_waste) if rank.slots else UNKNOWN, "" if rank.slots else "dim"),),
+        ((percent(share), "dim" if share is None else ""),),
         ((percent(idle_lately(state, rank.rank)), ""),),
     )
 
@@ -219,24 +231,32 @@ def _loading(state: RunState, ranks: Sequence[RankState], width: int) -> list[Li
     track = width >= 72
     titles: Line = ((f"rank  {'time':>5}  ", "dim"), ("on its way to its first batch" if track else "state", "dim"))
     lines = [titles]
+    phases = _loading_phases(state)
     for rank in ranks:
         since = clock(max(0.0, state.now - rank.phase_since))
         start: Line = ((f"{rank.rank:>4}", rank_style(rank.rank)), (f"  {since:>5}  ", "strong"))
         if rank.phase == "lost":
             lines.append(fit((*start, ("✗ lost ", "bad"), (cause_words(rank, width - 20), "bad")), width))
         else:
-            lines.append(fit((*start, *(_track(rank) if track else ((rank.phase, "strong"),))), width))
+            lines.append(fit((*start, *(_track(rank, phases) if track else ((rank.phase, "strong"),))), width))
     return lines
 
 
-def _track(rank: RankState) -> tuple[Piece, ...]:
+def _loading_phases(state: RunState) -> tuple[RankStage, ...]:
+    """The phases of loading; compiling is one where any rank has come to it."""
+    compiles = any(rank.phase == "compiling" for rank in state.ranks)
+    compiles = compiles or any(span.kind == "compiling" for lane in state.timeline.lanes for span in lane.spans)
+    return tuple(phase for phase in _LOADING if compiles or phase != "compiling")
+
+
+def _track(rank: RankState, phases: Sequence[RankStage]) -> tuple[Piece, ...]:
     # A rank not heard from yet is in the first place, under the name of its own phase.
-    here = _LOADING.index(rank.phase) if rank.phase in _LOADING else 0
+    here = phases.index(rank.phase) if rank.phase in phases else 0
     pieces: list[Piece] = []
-    for position, phase in enumerate(_LOADING):
+    for position, phase in enumerate(phases):
         name = "starting ".ljust(len(phase)) if position == 0 and rank.phase == "starting" else phase
         reached = position < here or rank.phase == "ready"
         mark, style = ("✓", "good") if reached else ("▸", "strong") if position == here else ("·", "dim")
         pieces.append((f"{mark} ", style))
-        pieces.append((f"{name}{'  ' if position + 1 < len(_LOADING) else ''}", style if position == here else "dim"))
+        pieces.append((f"{name}{'  ' if position + 1 < len(phases) else ''}", style if position == here else "dim"))
     return tuple(pieces)

@@ -20,6 +20,7 @@ _LOADING_WORDS = {
     "importing": "importing its libraries",
     "joining": "joining the other ranks",
     "loading": "loading its model",
+    "compiling": "compiling",
     "warming up": "warming up",
 }
 

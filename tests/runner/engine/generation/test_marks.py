@@ -10,6 +10,7 @@ from rankdeck.runner.engine import rows
 from rankdeck.runner.engine.continuous import UnusableLogitsError
 from rankdeck.runner.engine.generation import marks
 from rankdeck.runner.engine.generation.marks import DrawableLogits, LogitCheck, Marks, words
+from rankdeck.runner.engine.rows import Row
 from rankdeck.runner.protocol import UNUSABLE_LOGITS
 from tests.runner.engine.lone import MIXED, VOCABULARY, alone, engine, static, tiny
 from tests.runner.engine.tiny import BOTH_WAYS, prompts
@@ -120,9 +121,9 @@ def test_rows_that_ended_before_have_their_answers_when_a_continuous_batch_fails
             found += one.ended(0.05)
         return found
 
-    one.submit([("good", [VOCABULARY.index("a")])], max_new_tokens=2)
+    one.submit([Row("good", [VOCABULARY.index("a")])], max_new_tokens=2)
     good = all_ended()
-    one.submit([("bad", [VOCABULARY.index("!")])], max_new_tokens=2)
+    one.submit([Row("bad", [VOCABULARY.index("!")])], max_new_tokens=2)
     with pytest.raises(UnusableLogitsError):
         all_ended()
     assert [key for key, *_ in good] == ["good"]

@@ -52,19 +52,19 @@ def test_on_a_cpu_there_is_room_for_128_rows_in_pages_of_64_tokens(monkeypatch, 
     ],
 )
 def test_the_rows_of_a_run_find_room(run, context, tokens):
-    assert paged_config._cpu_cache_tokens(config(**run), context, 1000) == tokens
-    assert paged_config._cpu_cache_tokens(config(**run), context, None) == tokens
+    assert paged_config.cpu_cache_tokens(config(**run), context, 1000) == tokens
+    assert paged_config.cpu_cache_tokens(config(**run), context, None) == tokens
 
 
 def test_one_long_prompt_finds_room_too(monkeypatch):
     monkeypatch.setattr(paged_config, "CONTINUOUS_ROWS", 1)
     for context, tokens in ((2048, 2148), (8192, 8292), (100_000, 8292), (None, 356), (0, 356)):
-        assert paged_config._cpu_cache_tokens(config(max_new_tokens=100), context, 1000) == tokens
+        assert paged_config.cpu_cache_tokens(config(max_new_tokens=100), context, 1000) == tokens
 
 
 def test_all_ranks_together_take_a_quarter_of_the_memory_that_is_free(settings):
     settings.available = 4_000_000
-    assert paged_config._cpu_cache_tokens(config(ranks=2), 2048, 100) == 5000
+    assert paged_config.cpu_cache_tokens(config(ranks=2), 2048, 100) == 5000
     assert batching_config(config(ranks=2), CPU, 2048, 100)["num_blocks"] == 78
 
 
