@@ -28,6 +28,15 @@ def installed(monkeypatch):
     monkeypatch.setattr(vllm_package, "installed", lambda: Build("0.32.0", "cpu"))
 
 
+async def stopped_at_the_first_output(started):
+    async def stop(message, source):
+        if isinstance(message, protocol.Output):
+            await source.send(protocol.Stop(now=True))
+
+    await watch(started, when=stop)
+    started.process.wait(20)
+
+
 async def test_where_it_is_not_installed_no_run_is_made(launch, monkeypatch, tmp_path, state_home):
     monkeypatch.setattr(vllm_package, "installed", lambda: None)
     with pytest.raises(start.InputError, match="--engine: vLLM is not installed in this Python: pip install"):
@@ -162,13 +171,7 @@ async def test_more_rows_than_the_ranks_were_loaded_for_are_refused_with_the_rea
 
 async def test_a_run_that_auto_had_given_to_vllm_is_not_taken_up_without_it(launch):
     started = launch(PROMPTS, engine="auto", ranks=1)
-
-    async def stop(message, source):
-        if isinstance(message, protocol.Output):
-            await source.send(protocol.Stop(now=True))
-
-    await watch(started, when=stop)
-    started.process.wait(20)
+    await stopped_at_the_first_output(started)
     run = run_directory.read_run_file(started.directory)
     hint = EngineHint(engine="vllm", why="1.60 times static's tok/s")
     run_directory.write_run_file(started.directory, msgspec.structs.replace(run, engine_hint=hint))
@@ -207,13 +210,7 @@ async def test_a_batch_size_typed_while_loading_is_held_against_what_the_ranks_w
 
 async def test_a_run_with_a_share_of_the_gpu_can_be_taken_up_with_another_engine(launch):
     started = launch(PROMPTS, engine="auto", ranks=1)
-
-    async def stop(message, source):
-        if isinstance(message, protocol.Output):
-            await source.send(protocol.Stop(now=True))
-
-    await watch(started, when=stop)
-    started.process.wait(20)
+    await stopped_at_the_first_output(started)
     run = run_directory.read_run_file(started.directory)
     shared = msgspec.structs.replace(run, config=msgspec.structs.replace(run.config, gpu_memory_share=0.5))
     run_directory.write_run_file(started.directory, shared)
